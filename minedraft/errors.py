@@ -1,4 +1,4 @@
-"""One closed family of errors. Each kind maps to one gRPC code (`minedraft.rpc.status`) or to exit code 2 (`SetupError`)."""
+"""One closed family of errors, each mapped to one gRPC code by `minedraft.rpc.status`, or to exit code 2 (`SetupError`)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,137 @@
+"""Settings of the three services. Flags, environment and defaults meet here and nowhere else.
+
+A setting `draft_tokens` is the flag `--draft-tokens` and the variable `MINEDRAFT_DRAFT_TOKENS`; the flag wins.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from minedraft.errors import SetupError
+
+MIB = 1 << 20
+DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+DraftLawName = Literal["point_mass", "top_m", "dense"]
+
+
+class ServiceSettings(BaseSettings):
+    """What every service takes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MINEDRAFT_", frozen=True, extra="ignore", cli_kebab_case=True, cli_implicit_flags=True,
+        protected_namespaces=(),
+    )  # fmt: skip
+
+    listen: str = Field("127.0.0.1:0", description="address to serve on, HOST:PORT; port 0 takes a free one")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log line to write"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="log lines for people or for machines")
+    max_message_mib: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="largest gRPC message, MiB")
+    grace_seconds: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="time for running work after SIGTERM, seconds"
+    )
+    announce: bool = Field(False, description="print one line `listening HOST:PORT` on stdout once the service serves")
+
+    @field_validator("listen")
+    @classmethod
+    def _has_port(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not (host and colon and port.isdigit() and int(port) < 65536):
+            raise ValueError(f"{value!r} is not HOST:PORT")
+        return value
+
+
+class EngineSettings(ServiceSettings):
+    """What both model services take."""
+
+    model: str = Field("", description="folder of the model, or a .gguf file")
+    dtype: DTypeName = Field("auto", description="number type of weights and cache; auto: the model's own")
+    device: str = Field("auto", description="torch device; auto: cuda where there is one, else cpu")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the engine; 0: torch's choice")
+    block_size: Annotated[int, Field(ge=1, le=1024)] = Field(16, description="tokens in a KV block")
+    num_blocks: Annotated[int, Field(ge=0)] = Field(0, description="KV blocks; 0: from kv_cache_mib")
+    kv_cache_mib: Annotated[int, Field(ge=0)] = Field(
+        0, description="memory for the KV cache, MiB; 0: chosen from the model"
+    )
+    max_len: Annotated[int, Field(ge=0)] = Field(0, description="longest sequence, tokens; 0: the model's own limit")
+    self_check: bool = Field(True, description="compare with the stock model at start-up")
+    simulate: str = Field(
+        "", description="timed sleeps for forward passes, e.g. drafter=5ms,verifier=25ms,accept=0.8[,vocab=256]"
+    )
+
+
+class VerifierSettings(EngineSettings):
+    """python -m verifier_service"""
+
+    listen: str = Field("127.0.0.1:50052", description="address to serve on, HOST:PORT; port 0 takes a free one")
+
+
+class DrafterSettings(EngineSettings):
+    """python -m drafter_service"""
+
+    listen: str = Field("127.0.0.1:50051", description="address to serve on, HOST:PORT; port 0 takes a free one")
+    model: str = Field("ngram", description="folder of the draft model, a .gguf file, or `ngram` for prompt lookup")
+    draft_law: DraftLawName = Field(
+        "top_m", description="law that drafts of sampled requests are drawn from and sent with"
+    )
+    top_m: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="tokens kept a position under the law top_m")
+    ngram_max: Annotated[int, Field(ge=1, le=16)] = Field(3, description="longest n-gram looked up")
+    ngram_min: Annotated[int, Field(ge=1, le=16)] = Field(1, description="shortest n-gram looked up")
+
+
+class CoordinatorSettings(ServiceSettings):
+    """python -m coordinator"""
+
+    listen: str = Field("127.0.0.1:50050", description="address to serve on, HOST:PORT; port 0 takes a free one")
+    verifier: str = Field("127.0.0.1:50052", description="address of the verifier")
+    drafter: str = Field("127.0.0.1:50051", description="address of the drafter, or `none`")
+    model_name: str = Field("", description="name that clients may ask for; empty: the target's own")
+    lanes: Annotated[int, Field(ge=1, le=64)] = Field(2, description="lanes; 1 is standard speculative decoding")
+    lane_size: Annotated[int, Field(ge=1, le=1024)] = Field(16, description="requests in a lane at most")
+    queue_size: Annotated[int, Field(ge=0)] = Field(256, description="requests waiting for a lane at most")
+    draft_tokens: Annotated[int, Field(ge=0, le=64)] = Field(
+        4, description="K, drafts a round at most; 0 is plain decoding"
+    )
+    prefill_chunk: Annotated[int, Field(ge=1)] = Field(512, description="prompt tokens in one step at most")
+    draft_timeout_seconds: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="a draft step later than this is not awaited"
+    )
+    verify_timeout_seconds: Annotated[float, Field(gt=0)] = Field(
+        120.0, description="a verify step later than this is a lost peer"
+    )
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(1.0, description="pause between heartbeats to a peer")
+    heartbeat_misses: Annotated[int, Field(ge=1)] = Field(
+        5, description="heartbeats unanswered before a peer counts as lost"
+    )
+    request_timeout_seconds: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="a request's time without a deadline of its own"
+    )
+    default_max_new_tokens: Annotated[int, Field(ge=1)] = Field(
+        256, description="max_new_tokens of requests that give none"
+    )
+    max_stop_strings: Annotated[int, Field(ge=0)] = Field(16, description="stop strings a request at most")
+    max_logprobs: Annotated[int, Field(ge=0)] = Field(20, description="alternatives a token at most")
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load(kind: type[S], program: str, arguments: Sequence[str]) -> S:
+    """The settings of one service from its flags and the environment. Raises SetupError that names each mistake."""
+    try:
+        return kind(_cli_parse_args=list(arguments), _cli_prog_name=program)  # type: ignore[call-arg]
+    except ValidationError as mistake:
+        raise SetupError("; ".join(_line(error["loc"], error["msg"]) for error in mistake.errors())) from None
+    except SystemExit as stop:
+        sys.exit(stop.code)
+
+
+def _line(location: tuple[int | str, ...], message: str) -> str:
+    flag = "--" + ".".join(map(str, location)).replace("_", "-")
+    return f"{flag}: {message.removeprefix('Value error, ')}"

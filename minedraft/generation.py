@@ -1,0 +1,165 @@
+"""The nouns of the public face: what a client asks for and what it gets. Torch-free, frozen, slotted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from minedraft.types import ModelInfo, SamplingParams, ServiceState, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation, rendered through the model's chat template."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A prompt that is tokenised as it stands."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A prompt that is taken as it is."""
+
+    ids: tuple[int, ...]
+
+
+Prompt = Text | Chat | TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One generation. `sampling.max_new_tokens` 0 means the server's default."""
+
+    prompt: Prompt
+    sampling: SamplingParams
+    model: str = ""  # "" takes whatever is served
+    request_id: str = ""  # "" lets the server make one up
+    max_draft_tokens: int | None = None  # caps K for this request; 0 switches speculation off
+
+
+class FinishReason(IntEnum):
+    """Why a generation ended."""
+
+    EOS = 1
+    STOP = 2
+    """A stop string or a stop token id appeared."""
+    LENGTH = 3
+    """max_new_tokens or the context was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one generation."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationStats:
+    """What speculation did, for a request or for a server since its start."""
+
+    rounds: int = 0  # verifications that emitted tokens
+    drafted_rounds: int = 0  # those that checked at least one draft
+    draft_tokens: int = 0  # drafts checked
+    accepted_tokens: int = 0  # drafts kept
+    accepted_by_position: tuple[int, ...] = ()
+    drafted_by_position: tuple[int, ...] = ()
+    emitted_tokens: int = 0  # accepted drafts and the one token that each verification gives
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens emitted by a verification, on average: accepted drafts + 1. 0 before the first."""
+        return self.emitted_tokens / self.rounds if self.rounds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of the output; the last piece has finish_reason, usage and speculation."""
+
+    request_id: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    speculation: SpeculationStats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """What the coordinator knows of a model service."""
+
+    address: str  # "" when the server runs without one
+    connected: bool
+    model: ModelInfo | None
+    refusal: str  # why a reachable service is not used, "" otherwise
+    state: ServiceState | None
+    connections: int
+    channel: str  # tensor channel between drafter and verifier
+
+
+@dataclass(frozen=True, slots=True)
+class LaneInfo:
+    """One lane at this moment."""
+
+    lane: int
+    requests: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What requests are held to."""
+
+    max_len: int
+    lanes: int
+    lane_size: int
+    queue_size: int
+    draft_tokens: int
+    prefill_chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How busy the two services were since the start, seconds of engine time."""
+
+    wall_seconds: float = 0.0
+    verifier_forward_seconds: float = 0.0
+    drafter_forward_seconds: float = 0.0
+    verifier_busy_seconds: float = 0.0  # forward passes and the host work of the steps
+    drafter_busy_seconds: float = 0.0
+    overlap_seconds: float = 0.0  # both engines at work
+    verifications: int = 0
+    drafts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """A server at this moment."""
+
+    version: str
+    target: ModelInfo | None
+    drafter: PeerInfo
+    verifier: PeerInfo
+    lanes: tuple[LaneInfo, ...]
+    limits: Limits
+    queued_requests: int
+    speculation: SpeculationStats
+    activity: Activity
+    finished_requests: int
+    aborted_requests: int
