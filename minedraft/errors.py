@@ -1,4 +1,4 @@
-"""One closed family of errors, each mapped to one gRPC code by `minedraft.rpc.status`, or to exit code 2 (`SetupError`)."""
+"""One closed family of errors. `minedraft.rpc.status` maps each to one gRPC code; `SetupError` is exit code 2."""
 
 from __future__ import annotations
 

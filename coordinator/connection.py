@@ -1,0 +1,245 @@
+"""The coordinator's side of a model stream: one long-lived stream a service, reopened for ever under a new generation.
+
+Everything here runs on the event loop. A step is put on the outgoing queue before the first suspension, and one task
+writes the stream, so steps and releases arrive in the order in which they were asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+import grpc
+import structlog
+
+from minedraft.config import MIB, CoordinatorSettings
+from minedraft.errors import PeerUnavailable, ProtocolError
+from minedraft.rpc.convert import read_model, read_state
+from minedraft.types import (
+    ModelInfo,
+    ServiceState,
+)
+from minedraft.v1 import common_pb2 as common
+
+Reply = TypeVar("Reply")
+
+FIRST_PAUSE_SECONDS: Final = 0.05
+LONGEST_PAUSE_SECONDS: Final = 1.0
+WELCOME_SECONDS: Final = 10.0
+
+
+class Peer(Generic[Reply]):
+    """One model service, as `coordinator.ports.Port` describes it. `start` before use, `stop` after."""
+
+    role: str
+    _request: Callable[..., Any]
+    _read_reply: Callable[[Any], Reply]
+
+    def __init__(self, address: str, settings: CoordinatorSettings) -> None:
+        self.address = address
+        self.generation = 0
+        self.info: ModelInfo | None = None
+        self.state: ServiceState | None = None
+        self._settings = settings
+        self._connected = False
+        self._came = asyncio.Event()
+        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
+        self._awaited: dict[int, asyncio.Future[Reply]] = {}
+        self._overdue: set[int] = set()
+        self._step_ids = itertools.count(1)
+        self._silent_beats = 0
+        self._task: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger().bind(peer=self.role, address=address)
+
+    @property
+    def ready(self) -> bool:
+        return self._connected and not self._overdue and not self.refusal
+
+    @property
+    def refusal(self) -> str:
+        """Why a reachable service is not used; "" when it is."""
+        return ""
+
+    @property
+    def connected(self) -> bool:
+        return self._connected and not self.refusal
+
+    @property
+    def free_blocks(self) -> int:
+        return self.state.free_blocks if self.state else 0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._stay_connected())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def wait_ready(self) -> None:
+        while not self.ready:
+            self._came.clear()
+            await self._came.wait()
+
+    def release(self, generation: int, sequence_ids: Sequence[int]) -> None:
+        if generation == self.generation and self._connected and sequence_ids:
+            self._outgoing.put_nowait(self._request(release=common.Release(sequence_ids=sequence_ids)))
+
+    async def _step(self, generation: int, message: Callable[[int], Any], items: int, seconds: float) -> Reply:
+        """Send a step and await its reply. Raises PeerUnavailable when gone, of another generation, or late."""
+        if not self.ready or generation != self.generation:
+            raise PeerUnavailable(f"the {self.role} at {self.address} is not connected")
+        step_id = next(self._step_ids)
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._awaited[step_id] = reply
+        self._outgoing.put_nowait(message(step_id))
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await reply
+        except TimeoutError:
+            self._overdue.add(step_id)  # no further steps until it is answered: they would queue up behind it
+            self._log.warning("step late", seconds=seconds)
+            raise PeerUnavailable(f"the {self.role} at {self.address} took over {seconds:g} s for a step") from None
+        finally:
+            self._awaited.pop(step_id, None)
+        if len(self._results(answer)) != items:
+            raise PeerUnavailable(f"the {self.role} at {self.address} answered a step of {items} items incompletely")
+        return answer
+
+    async def _stay_connected(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            generation = self.generation
+            try:
+                reason = await self._converse()
+            except (grpc.RpcError, ProtocolError, TimeoutError, OSError) as error:
+                reason = _short(error)
+            if self.generation > generation:
+                pause = FIRST_PAUSE_SECONDS
+                self._log.warning("peer lost", reason=reason, generation=self.generation)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads reconnections, no secret
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _converse(self) -> str:
+        """One stream from its welcome to its end. Returns or raises why it ended."""
+        async with grpc.aio.insecure_channel(self.address, options=_options(self._settings)) as channel:
+            call = self._open(channel)
+            tasks: list[asyncio.Task[Any]] = []
+            try:
+                async with asyncio.timeout(WELCOME_SECONDS):
+                    welcome = await call.read()
+                    await self._before_use(channel)
+                if welcome is grpc.aio.EOF:
+                    return await _why(call)
+                self._outgoing = asyncio.Queue()
+                self._welcome(welcome)
+                tasks = [
+                    asyncio.create_task(self._write(call, self._outgoing)),
+                    asyncio.create_task(self._beat(self._outgoing)),
+                    asyncio.create_task(self._read(call)),
+                ]
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                return await _why(call)
+            finally:
+                self._lost()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                call.cancel()
+
+    def _welcome(self, message: Any) -> None:
+        if message.WhichOneof("message") != "welcome":
+            raise ProtocolError(f"the {self.role} did not begin with a welcome")
+        self.info = read_model(message.welcome.model)
+        self.state = read_state(message.welcome.state)
+        self.generation += 1
+        self._silent_beats = 0
+        self._connected = True
+        self._came.set()
+        self._log.info(
+            "peer connected", model=self.info.model_id, generation=self.generation, refusal=self.refusal or None
+        )
+
+    def _lost(self) -> None:
+        """Fail what is awaited; the next connection starts with a clean slate."""
+        self._connected = False
+        self._overdue.clear()
+        for reply in self._awaited.values():
+            if not reply.done():
+                reply.set_exception(PeerUnavailable(f"the {self.role} at {self.address} went away"))
+
+    async def _write(self, call: Any, outgoing: asyncio.Queue[Any]) -> None:
+        while True:
+            await call.write(await outgoing.get())
+
+    async def _beat(self, outgoing: asyncio.Queue[Any]) -> None:
+        """Notice a peer that is silent although its connection is up, such as a stopped process."""
+        for nonce in itertools.count():
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            self._silent_beats += 1
+            if self._silent_beats > self._settings.heartbeat_misses:
+                raise TimeoutError(f"silent for {self._settings.heartbeat_misses} heartbeats")
+            outgoing.put_nowait(self._request(heartbeat=common.Heartbeat(nonce=nonce)))
+
+    async def _read(self, call: Any) -> None:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            self._silent_beats = 0
+            match message.WhichOneof("message"):
+                case "reply":
+                    self._settle(message.reply)
+                case "goodbye":
+                    self._log.info("peer says goodbye", reason=message.goodbye.reason)
+                    self._connected = False
+                    if not self._awaited:
+                        return
+                case "heartbeat":
+                    pass
+                case _:
+                    raise ProtocolError(f"the {self.role} sent a message that this version does not know")
+            if not self._connected and not self._awaited:
+                return
+
+    def _settle(self, message: Any) -> None:
+        """Hand a reply to whoever awaits it; one that nobody awaits any more is dropped."""
+        self.state = read_state(message.state)
+        if message.step_id in self._overdue:
+            self._overdue.discard(message.step_id)
+            self._came.set()
+        waiter = self._awaited.get(message.step_id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(self._read_reply(message))
+
+    def _open(self, channel: grpc.aio.Channel) -> Any:
+        raise NotImplementedError
+
+    async def _before_use(self, channel: grpc.aio.Channel) -> None:
+        """What must be known of the service before its first step."""
+
+    def _results(self, reply: Reply) -> Sequence[object]:
+        raise NotImplementedError
+
+
+def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:
+    limit = settings.max_message_mib * MIB
+    return [
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", limit),
+        ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, not one shared with an earlier channel
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+
+
+async def _why(call: Any) -> str:
+    return f"{(await call.code()).name}: {await call.details()}"
+
+
+def _short(error: BaseException) -> str:
+    if isinstance(error, grpc.RpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__

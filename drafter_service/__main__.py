@@ -1,0 +1,24 @@
+"""python -m drafter_service: serve proposals."""
+
+from __future__ import annotations
+
+import sys
+
+from drafter_service.proposers import make_proposer
+from drafter_service.service import FULL_NAME, DrafterServicer
+from minedraft import process
+from minedraft.config import DrafterSettings
+from minedraft.model_service import ModelService
+
+
+def build(settings: DrafterSettings) -> process.Service:
+    return ModelService(
+        settings,
+        FULL_NAME,
+        make_worker=lambda: make_proposer(settings),
+        make_servicer=lambda stepper, _: DrafterServicer(stepper),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(process.main("drafter", DrafterSettings, build))

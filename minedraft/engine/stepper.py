@@ -1,0 +1,80 @@
+"""Steps on the engine thread: one at a time, in the order of arrival, each with its timing.
+
+What a model service computes is a `Worker`; the stepper runs it where torch may be touched and keeps the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from minedraft.engine.thread import EngineThread
+from minedraft.types import ModelInfo, ServiceState, StepTiming
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Worker(Protocol[Item_contra, Result_co]):
+    """A drafter or a verifier. Every method but `info` runs on the engine thread only."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def step(self, lease: str, items: Sequence[Item_contra]) -> Sequence[Result_co]:
+        """One result for each item, in order."""
+
+    def release(self, lease: str, sequence_ids: Sequence[int]) -> None: ...
+
+    def release_lease(self, lease: str) -> None: ...
+
+    def state(self) -> ServiceState: ...
+
+    def take_forward_ns(self) -> int:
+        """Nanoseconds in forward passes since last taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome(Generic[Result]):
+    """What a step gave and what it cost."""
+
+    results: tuple[Result, ...]
+    timing: StepTiming
+    state: ServiceState
+
+
+class Stepper(Generic[Item, Result]):
+    """The event loop's handle on a worker. Nothing here blocks."""
+
+    def __init__(self, thread: EngineThread, worker: Worker[Item, Result]) -> None:
+        self._thread = thread
+        self._worker = worker
+        self.info = worker.info
+
+    def step(self, lease: str, items: Sequence[Item]) -> Awaitable[StepOutcome[Result]]:
+        """Queue a step at once; await the result for its outcome."""
+        received = time.perf_counter_ns()
+        return self._thread.submit(lambda: self._run(lease, items, received))
+
+    def state(self) -> Awaitable[ServiceState]:
+        """What the worker holds once the steps already queued are done."""
+        return self._thread.submit(self._worker.state)
+
+    def release(self, lease: str, sequence_ids: Sequence[int]) -> None:
+        """Free sequences after the steps already queued."""
+        self._thread.post(lambda: self._worker.release(lease, sequence_ids))
+
+    def release_lease(self, lease: str) -> None:
+        """Free all sequences of a stream after the steps already queued."""
+        self._thread.post(lambda: self._worker.release_lease(lease))
+
+    def _run(self, lease: str, items: Sequence[Item], received: int) -> StepOutcome[Result]:
+        started, started_unix = time.perf_counter_ns(), time.time_ns()
+        results = tuple(self._worker.step(lease, items))
+        forward = self._worker.take_forward_ns()
+        host = time.perf_counter_ns() - started - forward
+        return StepOutcome(results, StepTiming(started - received, host, forward, started_unix), self._worker.state())

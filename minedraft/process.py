@@ -1,0 +1,65 @@
+"""The main function that the three services share: settings, logs, signals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
+import uvloop
+
+from minedraft import config
+from minedraft.config import ServiceSettings
+from minedraft.errors import SetupError
+from minedraft.telemetry import logs
+
+
+class Service(Protocol):
+    """What a process runs. All methods are called on its one event loop."""
+
+    async def start(self) -> str:
+        """Serve; return the address. Raises SetupError when it cannot."""
+
+    async def stop(self) -> None:
+        """Let running work finish within the grace period, then end."""
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def main(program: str, kind: type[S], build: Callable[[S], Service], arguments: Sequence[str] | None = None) -> int:
+    """Run one service until SIGTERM or SIGINT. Returns the exit code: 0, or 2 when it cannot start as configured."""
+    try:
+        settings = config.load(kind, program, sys.argv[1:] if arguments is None else arguments)
+        logs.configure(program, settings.log_level, settings.log_format)
+        uvloop.run(_serve(settings, build))
+    except SetupError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return 2
+    return 0
+
+
+async def _serve(settings: S, build: Callable[[S], Service]) -> None:
+    log = structlog.get_logger()
+    leave = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, leave.set)
+    service = build(settings)
+    starting, leaving = asyncio.ensure_future(service.start()), asyncio.ensure_future(leave.wait())
+    try:
+        await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            address = starting.result()
+            log.info("serving", address=address)
+            if settings.announce:
+                sys.stdout.write(f"listening {address}\n")
+                sys.stdout.flush()
+            await leaving
+        log.info("leaving", grace_seconds=settings.grace_seconds)
+    finally:
+        starting.cancel()
+        leaving.cancel()
+        await service.stop()

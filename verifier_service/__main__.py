@@ -1,0 +1,24 @@
+"""python -m verifier_service: serve the target model."""
+
+from __future__ import annotations
+
+import sys
+
+from minedraft import process
+from minedraft.config import VerifierSettings
+from minedraft.model_service import ModelService
+from verifier_service.service import FULL_NAME, VerifierServicer
+from verifier_service.verifier import Verifier
+
+
+def build(settings: VerifierSettings) -> process.Service:
+    return ModelService(
+        settings,
+        FULL_NAME,
+        make_worker=lambda: Verifier.load(settings),
+        make_servicer=lambda stepper, worker: VerifierServicer(stepper, worker.tokenizer),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(process.main("verifier", VerifierSettings, build))
