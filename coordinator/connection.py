@@ -17,6 +17,7 @@ import structlog
 
 from minedraft.config import MIB, CoordinatorSettings
 from minedraft.errors import PeerUnavailable, ProtocolError
+from minedraft.generation import PeerInfo
 from minedraft.rpc.convert import read_model, read_state
 from minedraft.types import (
     ModelInfo,
@@ -70,6 +71,17 @@ class Peer(Generic[Reply]):
     @property
     def free_blocks(self) -> int:
         return self.state.free_blocks if self.state else 0
+
+    def describe(self) -> PeerInfo:
+        return PeerInfo(
+            address=self.address,
+            connected=self.connected,
+            model=self.info,
+            refusal=self.refusal,
+            state=self.state,
+            connections=self.generation,
+            channel="inline",
+        )
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._stay_connected())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from minedraft.generation import PeerInfo
 from minedraft.types import DraftItem, DraftReply, ModelInfo, VerifyItem, VerifyReply
 
 
@@ -29,6 +30,9 @@ class Port(Protocol):
     @property
     def free_blocks(self) -> int:
         """KV blocks that the service last reported free; 0 before the first connection."""
+
+    def describe(self) -> PeerInfo:
+        """What is known of the service, for people."""
 
     async def wait_ready(self) -> None:
         """Return once `ready`; immediately when it already is."""

@@ -5,8 +5,10 @@ A setting `draft_tokens` is the flag `--draft-tokens` and the variable `MINEDRAF
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
@@ -117,6 +119,25 @@ class CoordinatorSettings(ServiceSettings):
     )
     max_stop_strings: Annotated[int, Field(ge=0)] = Field(16, description="stop strings a request at most")
     max_logprobs: Annotated[int, Field(ge=0)] = Field(20, description="alternatives a token at most")
+
+
+class CliSettings(BaseSettings):
+    """What the command line takes from the environment. Its flags, where it has them, win."""
+
+    model_config = SettingsConfigDict(env_prefix="MINEDRAFT_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path("~/.cache/minedraft"), description="folder that fetched models are kept in")
+    address: str = Field("127.0.0.1:50050", description="address of the server that clients call")
+
+    @property
+    def demo_folder(self) -> Path:
+        """Where `minedraft models pull demo` puts the demo model."""
+        return self.home.expanduser() / "models" / "smollm2-135m-instruct"
+
+
+def environment_for_services() -> dict[str, str]:
+    """This process's environment without MINEDRAFT_ variables: services started from here are told by flags alone."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith("MINEDRAFT_")}
 
 
 S = TypeVar("S", bound=ServiceSettings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -98,6 +99,20 @@ class Output:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     speculation: SpeculationStats | None = None
+
+    @classmethod
+    def merged(cls, pieces: Sequence[Output]) -> Output:
+        """Several pieces in a row as one, at least one."""
+        last = pieces[-1]
+        return cls(
+            last.request_id,
+            "".join(piece.text for piece in pieces),
+            tuple(token for piece in pieces for token in piece.token_ids),
+            tuple(entry for piece in pieces for entry in piece.logprobs),
+            last.finish_reason,
+            last.usage,
+            last.speculation,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,7 @@ class ModelInfo:
     attention_backend: str
     eos_token_ids: tuple[int, ...] = ()
     simulated: bool = False
+    instance_id: str = ""  # names the process; a restart changes it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,32 @@
-"""The verifier's work: one ragged forward over prompts, chunks and drafts together, then a verdict for each sequence."""
+"""The verifier's work: one ragged forward over prompts, chunks and drafts together, then a verdict a sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Seq
 
-from minedraft.engine.runner import Engine, Feed, Refusal
+from minedraft.config import VerifierSettings
+from minedraft.engine.build import Part, build_engine
+from minedraft.engine.runner import Engine, Feed, Refusal, Sequence
 from minedraft.errors import InvalidRequest
 from minedraft.sampling.verdict import Judged, Judgement, check_law, judge
-from minedraft.types import ItemStatus, ModelInfo, ServiceState, Verdict, VerifyItem
+from minedraft.types import ItemStatus, ModelInfo, ServiceState, TokenizerFiles, Verdict, VerifyItem
 
 
 class Verifier:
     """A `Worker` over the target model. Used on the engine thread only."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, tokenizer: TokenizerFiles) -> None:
         self._engine = engine
         self.info: ModelInfo = engine.info
+        self.tokenizer = tokenizer
 
-    def step(self, lease: str, items: Sequence[VerifyItem]) -> tuple[Verdict, ...]:
+    @classmethod
+    def load(cls, settings: VerifierSettings) -> Verifier:
+        """The verifier that the settings ask for. Raises SetupError."""
+        built = build_engine(settings, Part.TARGET)
+        return cls(built.engine, built.tokenizer)
+
+    def step(self, lease: str, items: Seq[VerifyItem]) -> tuple[Verdict, ...]:
         """One verdict for each item, in order. An item that cannot be served harms no other."""
         verdicts: dict[int, Verdict] = {}
         feeds: list[Feed] = []
@@ -28,9 +37,10 @@ class Verifier:
                 verdicts[item.sequence_id] = feed
                 continue
             feeds.append(feed)
-            verdicts[item.sequence_id] = _cached(item)
             if item.emit:
-                judged.append((item, _judged(item, feed)))
+                judged.append((item, _judged(item, feed.sequence)))
+            else:
+                verdicts[item.sequence_id] = Verdict(item.sequence_id, cached_len=feed.sequence.committed_len)
         if feeds:
             logits = self._engine.forward(feeds)  # [R, V], the rows of the emitting items in order
             judgements = judge(logits, [group for _, group in judged], self.info.eos_token_ids)
@@ -38,7 +48,7 @@ class Verifier:
                 verdicts[item.sequence_id] = _verdict(item, judgement)
         return tuple(verdicts[item.sequence_id] for item in items)
 
-    def release(self, lease: str, sequence_ids: Sequence[int]) -> None:
+    def release(self, lease: str, sequence_ids: Seq[int]) -> None:
         self._engine.release(lease, sequence_ids)
 
     def release_lease(self, lease: str) -> None:
@@ -68,13 +78,12 @@ def _drafts(item: VerifyItem) -> tuple[int, ...]:
     return item.proposal.token_ids if item.proposal is not None and item.emit else ()
 
 
-def _judged(item: VerifyItem, feed: Feed) -> Judged:
-    """Everything `judge` must know, taken before the forward appends the drafts to the sequence."""
-    raise NotImplementedError
-
-
-def _cached(item: VerifyItem) -> Verdict:
-    return Verdict(item.sequence_id, cached_len=item.base_len + len(item.tail_token_ids))
+def _judged(item: VerifyItem, sequence: Sequence) -> Judged:
+    """What the laws depend on, taken before the forward pass appends the drafts to the sequence."""
+    committed = (*sequence.token_ids, *sequence.feed)
+    if item.proposal is None:
+        return Judged(sequence.params, committed)
+    return Judged(sequence.params, committed, item.proposal.token_ids, item.proposal.law)
 
 
 def _verdict(item: VerifyItem, judgement: Judgement) -> Verdict:

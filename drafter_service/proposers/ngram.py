@@ -62,6 +62,7 @@ class NgramProposer:
             dtype="none",
             device="cpu",
             attention_backend="none",
+            instance_id=instance_id,
         )
         self._instance_id = instance_id
         self._sizes = (shortest, longest)

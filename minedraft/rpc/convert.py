@@ -204,6 +204,7 @@ def read_model(message: common.ModelInfo) -> ModelInfo:
         attention_backend=message.attention_backend,
         eos_token_ids=tuple(message.eos_token_ids),
         simulated=message.simulated,
+        instance_id=message.instance_id,
     )
 
 
@@ -221,6 +222,7 @@ def write_model(model: ModelInfo) -> common.ModelInfo:
         attention_backend=model.attention_backend,
         eos_token_ids=model.eos_token_ids,
         simulated=model.simulated,
+        instance_id=model.instance_id,
     )
 
 

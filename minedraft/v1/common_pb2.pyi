@@ -184,7 +184,7 @@ class ServiceState(_message.Message):
     def __init__(self, instance_id: _Optional[str] = ..., free_blocks: _Optional[int] = ..., sequences: _Optional[int] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("model_id", "architecture", "vocab_size", "tokenizer_fingerprint", "max_len", "block_size", "num_blocks", "dtype", "device", "attention_backend", "eos_token_ids", "simulated")
+    __slots__ = ("model_id", "architecture", "vocab_size", "tokenizer_fingerprint", "max_len", "block_size", "num_blocks", "dtype", "device", "attention_backend", "eos_token_ids", "simulated", "instance_id")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +197,7 @@ class ModelInfo(_message.Message):
     ATTENTION_BACKEND_FIELD_NUMBER: _ClassVar[int]
     EOS_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     architecture: str
     vocab_size: int
@@ -209,7 +210,8 @@ class ModelInfo(_message.Message):
     attention_backend: str
     eos_token_ids: _containers.RepeatedScalarFieldContainer[int]
     simulated: bool
-    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., max_len: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention_backend: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., simulated: bool = ...) -> None: ...
+    instance_id: str
+    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., max_len: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention_backend: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., simulated: bool = ..., instance_id: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("model", "state")

@@ -1,0 +1,224 @@
+"""The coordinator without its gRPC face: requests come in, lanes run, output goes out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+import minedraft
+from coordinator import lane
+from coordinator.admission import Admission
+from coordinator.commit import Ending, cut
+from coordinator.ports import DraftPort, VerifyPort
+from coordinator.request import Request, Sink, Tally
+from coordinator.text import TargetText, TextStream
+from coordinator.validation import Rules
+from minedraft.config import CoordinatorSettings
+from minedraft.errors import DeadlineExceeded, InternalError, InvalidRequest, MinedraftError, PeerUnavailable
+from minedraft.generation import FinishReason, GenerateRequest, LaneInfo, Limits, PeerInfo, ServerInfo
+from minedraft.telemetry.activity import ActivityLog
+from minedraft.types import AcceptanceRule, ModelInfo, SequenceParams, TokenizerFiles, Verdict, VerifyItem
+
+
+class Coordinator:
+    """Owns every committed token. All calls are made on one event loop."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        drafter: DraftPort | None,
+        verifier: VerifyPort,
+        target: ModelInfo,
+        tokenizer: TokenizerFiles,
+    ) -> None:
+        self._settings = settings
+        self._drafter = drafter
+        self._verifier = verifier
+        self._target = target
+        self._text = TargetText(tokenizer)
+        self._rules = Rules(settings, target)
+        self._admission = Admission(
+            lanes=settings.lanes,
+            lane_size=settings.lane_size,
+            queue_size=settings.queue_size,
+            num_blocks=target.num_blocks,
+        )
+        self._activity = ActivityLog()
+        self._tally = Tally()
+        self._ids = itertools.count(1)
+        self._finished = 0
+        self._aborted = 0
+        self._accepting = True
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._lanes: list[asyncio.Task[None]] = []
+        self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        """Run the lanes."""
+        rounds = lane.Rounds(
+            admission=self._admission,
+            drafter=self._drafter,
+            verifier=self._verifier,
+            activity=self._activity,
+            draft_tokens=self._settings.draft_tokens,
+            prefill_chunk=self._settings.prefill_chunk,
+            commit=self._commit,
+            fail=self._abort,
+        )
+        self._lanes = [asyncio.create_task(lane.run(members, rounds)) for members in self._admission.lanes]
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Take no more requests, let running ones finish within the grace period, end the rest."""
+        self._accepting = False
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            self._log.warning("grace period over", requests=len(self._admission.requests))
+        for request in self._admission.requests:
+            self._abort(request, PeerUnavailable("the server is shutting down"))
+
+    async def stop(self) -> None:
+        for task in self._lanes:
+            task.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+
+    @asynccontextmanager
+    async def running(self, asked: GenerateRequest, seconds: float | None = None) -> AsyncIterator[Sink]:
+        """Run a request while the context is open; leaving it early frees the request at both services at once.
+
+        `seconds` is the client's own deadline. Raises InvalidRequest, Overloaded or PeerUnavailable on the way in, and
+        DeadlineExceeded inside when time is up.
+        """
+        request = await self._admit(asked)
+        limit = min(seconds or self._settings.request_timeout_seconds, self._settings.request_timeout_seconds)
+        late = asyncio.get_running_loop().call_later(
+            limit, self._abort, request, DeadlineExceeded(f"the request's time of {limit:g} s is up")
+        )
+        try:
+            yield request.sink
+        finally:
+            late.cancel()
+            self._abort(request, None)
+            self._log.info(
+                "request over",
+                request_id=request.request_id,
+                prompt_tokens=request.prompt_len,
+                completion_tokens=request.new_tokens,
+                acceptance_length=round(request.tally.stats().acceptance_length, 3),
+                ended=request.sink.ending,
+            )
+
+    def info(self) -> ServerInfo:
+        """The server at this moment."""
+        settings = self._settings
+        nobody = PeerInfo(address="", connected=False, model=None, refusal="", state=None, connections=0, channel="")
+        return ServerInfo(
+            version=minedraft.__version__,
+            target=self._target,
+            drafter=self._drafter.describe() if self._drafter else nobody,
+            verifier=self._verifier.describe(),
+            lanes=tuple(LaneInfo(members.lane, members.load, members.rounds) for members in self._admission.lanes),
+            limits=Limits(
+                max_len=self._target.max_len,
+                lanes=settings.lanes,
+                lane_size=settings.lane_size,
+                queue_size=settings.queue_size,
+                draft_tokens=settings.draft_tokens,
+                prefill_chunk=settings.prefill_chunk,
+            ),
+            queued_requests=self._admission.waiting,
+            speculation=self._tally.stats(),
+            activity=self._activity.summary(),
+            finished_requests=self._finished,
+            aborted_requests=self._aborted,
+        )
+
+    async def _admit(self, asked: GenerateRequest) -> Request:
+        if not self._accepting:
+            raise PeerUnavailable("the server is shutting down")
+        sampling = self._rules.check(asked)
+        prompt_ids = await self._text.prompt_ids(asked.prompt)
+        self._rules.check_prompt(asked, prompt_ids)
+        drafts = self._settings.draft_tokens
+        if asked.max_draft_tokens is not None:
+            drafts = min(drafts, asked.max_draft_tokens)
+        longest = min(len(prompt_ids) + sampling.max_new_tokens, self._target.max_len)
+        blocks = -(-(longest + drafts) // self._target.block_size)
+        if blocks > self._target.num_blocks:
+            room = self._target.num_blocks * self._target.block_size - drafts
+            raise InvalidRequest(
+                "sampling.max_new_tokens", f"prompt and output of {longest} tokens; the KV cache holds {room}"
+            )
+        request_id = asked.request_id or uuid.uuid4().hex
+        # A seed asks for reproducible output, which must then not depend on what was drafted: rule MATCH.
+        rule = AcceptanceRule.REJECTION if sampling.seed is None else AcceptanceRule.MATCH
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        request = Request(
+            id=next(self._ids),
+            request_id=request_id,
+            params=SequenceParams(len(prompt_ids), seed, rule, sampling),
+            committed_ids=list(prompt_ids),
+            max_draft_tokens=drafts,
+            max_len=self._target.max_len,
+            blocks=blocks,
+            text=TextStream(self._text, sampling.stop),
+            sink=Sink(request_id),
+        )
+        self._admission.submit(request)
+        self._idle.clear()
+        return request
+
+    def _commit(self, request: Request, item: VerifyItem, verdict: Verdict) -> None:
+        """Append what a verdict emits, show what is safe to show, and end the request where it ends."""
+        drafts = item.proposal.token_ids if item.proposal else ()
+        if verdict.next_token_id is None or verdict.accepted_len > len(drafts):
+            self._abort(request, InternalError("the verifier's verdict makes no sense"))
+            return
+        emitted = (*drafts[: verdict.accepted_len], verdict.next_token_id)
+        for tally in (request.tally, self._tally):
+            tally.add(len(drafts), verdict.accepted_len, len(emitted))
+        sampling = request.params.sampling
+        committed = cut(emitted, Ending.of(sampling, self._target.eos_token_ids, request.room))
+        reason, token_ids, shown = committed.finish_reason, committed.token_ids, ""
+        for count, token_id in enumerate(committed.token_ids, start=1):
+            if not (committed.hides_last and count == len(committed.token_ids)):
+                shown += request.text.push(token_id)
+            if request.text.stopped:
+                reason, token_ids = FinishReason.STOP, committed.token_ids[:count]
+                break
+        request.committed_ids += token_ids
+        logprobs = verdict.logprobs[: len(token_ids)]
+        if reason is None:
+            request.sink.put(shown, token_ids, logprobs)
+            return
+        shown += request.text.flush()
+        request.finish(FinishReason.STOP if request.text.stopped else reason, shown, token_ids, logprobs)
+        self._finished += 1
+        self._remove(request)
+
+    def _abort(self, request: Request, error: MinedraftError | None) -> None:
+        """End a request that has not ended by itself; None when nobody listens any more."""
+        if request.dead:
+            return
+        self._aborted += 1
+        self._remove(request)
+        if error is not None:
+            request.sink.end(error)
+
+    def _remove(self, request: Request) -> None:
+        """Take a request out of every further step and free it at both services, behind the steps already sent."""
+        request.dead = True
+        self._admission.remove(request)
+        for port in (self._drafter, self._verifier):
+            if port is not None:
+                port.release(port.generation, [request.id])
+        if not self._admission.requests:
+            self._idle.set()

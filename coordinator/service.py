@@ -1,0 +1,132 @@
+"""The coordinator's gRPC face, and the process around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import grpc
+import structlog
+
+import minedraft
+from coordinator.coordinator import Coordinator
+from coordinator.peers import DraftPeer, VerifyPeer
+from coordinator.request import Sink
+from minedraft.config import CoordinatorSettings
+from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
+from minedraft.generation import Output
+from minedraft.rpc.convert_public import read_request, write_output, write_server
+from minedraft.rpc.server import Context, Server
+from minedraft.rpc.status import code_of
+from minedraft.v1 import generation_pb2 as pb
+from minedraft.v1 import generation_pb2_grpc as pb_grpc
+
+FULL_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
+NO_DRAFTER = "none"
+
+
+class GenerationServicer(pb_grpc.GenerationServiceServicer):
+    """Until a verifier has been seen there is no coordinator, and requests are UNAVAILABLE."""
+
+    def __init__(self, verifier: str) -> None:
+        self._verifier = verifier
+        self.coordinator: Coordinator | None = None
+
+    def register(self, server: grpc.aio.Server) -> None:
+        pb_grpc.add_GenerationServiceServicer_to_server(self, server)
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
+        async with _errors_as_status(context), self._running(request, context) as sink:
+            last = False
+            while not last:
+                piece, last = await sink.take()
+                if piece is not None:
+                    await context.write(write_output(piece))
+
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:  # noqa: N802
+        pieces: list[Output] = []
+        async with _errors_as_status(context), self._running(request.generate, context) as sink:
+            last = False
+            while not last:
+                piece, last = await sink.take()
+                pieces += [piece] if piece is not None else []
+        return pb.CompleteResponse(output=write_output(Output.merged(pieces)))
+
+    async def GetServerInfo(  # noqa: N802
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        if self.coordinator is None:
+            return pb.GetServerInfoResponse(version=minedraft.__version__, verifier=pb.PeerInfo(address=self._verifier))
+        return write_server(self.coordinator.info())
+
+    def _running(self, request: pb.GenerateRequest, context: Context) -> AbstractAsyncContextManager[Sink]:
+        if self.coordinator is None:
+            raise PeerUnavailable(f"no verifier has been seen yet at {self._verifier}")
+        return self.coordinator.running(read_request(request), context.time_remaining())
+
+
+class CoordinatorService:
+    """One coordinator process: serve at once, be SERVING from the first verifier on."""
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self._settings = settings
+        self._servicer = GenerationServicer(settings.verifier)
+        self._server: Server | None = None
+        self._verifier = VerifyPeer(settings.verifier, settings)
+        self._drafter = (
+            None if settings.drafter == NO_DRAFTER else DraftPeer(settings.drafter, settings, self._verifier)
+        )
+        self._opening: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Serve; return the address. Raises SetupError when the port is taken."""
+        self._server = server = Server(self._settings, [FULL_NAME])
+        server.add(self._servicer.register)
+        await server.start()
+        for peer in (self._verifier, self._drafter):
+            if peer is not None:
+                peer.start()
+        self._opening = asyncio.create_task(self._open(server))
+        return server.address
+
+    async def stop(self) -> None:
+        """Refuse new requests, let running ones finish within the grace period, then end."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._server is not None:
+            await self._server.leaving()
+            if self._servicer.coordinator is not None:
+                await self._servicer.coordinator.drain(self._settings.grace_seconds)
+            await self._server.stop(1.0)
+        if self._servicer.coordinator is not None:
+            await self._servicer.coordinator.stop()
+        for peer in (self._drafter, self._verifier):
+            if peer is not None:
+                await peer.stop()
+
+    async def _open(self, server: Server) -> None:
+        """Once a verifier is there, its model and tokenizer decide what is served."""
+        await self._verifier.wait_ready()
+        target = self._verifier.info
+        if target is None:
+            raise InternalError("a ready verifier has a model")
+        coordinator = Coordinator(self._settings, self._drafter, self._verifier, target, self._verifier.tokenizer)
+        coordinator.start()
+        self._servicer.coordinator = coordinator
+        await server.serving()
+        structlog.get_logger().info("serving a target", model=target.model_id, lanes=self._settings.lanes)
+
+
+@asynccontextmanager
+async def _errors_as_status(context: Context) -> AsyncIterator[None]:
+    """The family of errors becomes gRPC codes; anything else becomes INTERNAL, with its traceback in the log only."""
+    try:
+        yield
+    except MinedraftError as error:
+        await context.abort(code_of(error), str(error))
+    except Exception as error:
+        if isinstance(error, grpc.aio.AbortError):
+            raise
+        structlog.get_logger().exception("request failed")
+        await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")

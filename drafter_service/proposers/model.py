@@ -1,0 +1,103 @@
+"""Drafts from a small model with the target's tokenizer: one pass over the tails, then one token a sequence a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from minedraft.config import DrafterSettings
+from minedraft.engine.build import Part, build_engine
+from minedraft.engine.runner import Engine, Feed, Refusal, Sequence
+from minedraft.sampling.draft import Draft, DraftLawKind, collect, draw
+from minedraft.sampling.law import Row
+from minedraft.types import DraftItem, ModelInfo, Proposal, ServiceState
+
+
+@dataclass(slots=True)
+class Drafting:
+    """One sequence while its proposal grows. Lives for one step."""
+
+    item: DraftItem
+    sequence: Sequence
+    committed: tuple[int, ...]
+    drafts: list[Draft] = field(default_factory=list)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(draft.token_id for draft in self.drafts)
+
+    @property
+    def unfinished(self) -> bool:
+        return len(self.drafts) < self.item.max_draft_tokens
+
+    def row(self) -> Row:
+        return Row(self.sequence.params, self.committed, self.token_ids)
+
+    def proposal(self) -> Proposal:
+        law = collect(self.drafts)
+        return Proposal(self.item.sequence_id, self.token_ids, law, cached_len=len(self.committed))
+
+
+class ModelProposer:
+    """A `Worker` over a draft model. Used on the engine thread only."""
+
+    def __init__(self, engine: Engine, kind: DraftLawKind, top_m: int) -> None:
+        self._engine = engine
+        self._kind = kind
+        self._top_m = top_m
+        self.info: ModelInfo = engine.info
+
+    @classmethod
+    def load(cls, settings: DrafterSettings) -> ModelProposer:
+        """The proposer that the settings ask for. Raises SetupError."""
+        engine = build_engine(settings, Part.DRAFT).engine
+        return cls(engine, DraftLawKind(settings.draft_law), settings.top_m)
+
+    def step(self, lease: str, items: Seq[DraftItem]) -> tuple[Proposal, ...]:
+        """One proposal for each item, in order. An item that cannot be served harms no other."""
+        refused: dict[int, Proposal] = {}
+        drafting: dict[int, Drafting] = {}
+        for item in items:
+            begun = self._engine.begin(lease, item, reserve=max(item.max_draft_tokens - 1, 0))
+            if isinstance(begun, Refusal):
+                refused[item.sequence_id] = Proposal(
+                    item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason
+                )
+            else:
+                drafting[item.sequence_id] = Drafting(item, begun, (*begun.token_ids, *begun.feed))
+        self._draft(list(drafting.values()))
+        done = refused | {sequence_id: one.proposal() for sequence_id, one in drafting.items()}
+        return tuple(done[item.sequence_id] for item in items)
+
+    def release(self, lease: str, sequence_ids: Seq[int]) -> None:
+        self._engine.release(lease, sequence_ids)
+
+    def release_lease(self, lease: str) -> None:
+        self._engine.release_lease(lease)
+
+    def state(self) -> ServiceState:
+        return self._engine.state()
+
+    def take_forward_ns(self) -> int:
+        return self._engine.take_forward_ns()
+
+    def _draft(self, drafting: Seq[Drafting]) -> None:
+        """Grow every proposal to its length. The last draft of a sequence is not fed: it may be rejected."""
+        if not drafting:
+            return
+        feeds = [Feed(one.sequence, one.sequence.feed, num_logits=int(one.unfinished)) for one in drafting]
+        logits = self._engine.forward(feeds)
+        growing = [one for one in drafting if one.unfinished]
+        while growing:
+            self._append(growing, logits)
+            growing = [one for one in growing if one.unfinished]
+            if growing:
+                logits = self._engine.forward([Feed(one.sequence, one.token_ids[-1:], num_logits=1) for one in growing])
+
+    def _append(self, growing: Seq[Drafting], logits: Tensor) -> None:
+        rows = [one.row() for one in growing]
+        drawn = draw(logits, rows, self.info.eos_token_ids, self._kind, self._top_m)
+        for one, draft in zip(growing, drawn, strict=True):
+            one.drafts.append(draft)

@@ -1,0 +1,1 @@
+"""`minedraft bench`: a closed loop of requests, and what it measured."""

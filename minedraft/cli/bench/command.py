@@ -1,0 +1,253 @@
+"""`minedraft bench`: how fast a server, or a stack of its own, answers a given load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from minedraft.cli import models
+from minedraft.cli.bench import load, prompts
+from minedraft.cli.bench.load import Load, Trace
+from minedraft.cli.bench.report import report
+from minedraft.cli.bench.table import table
+from minedraft.cli.display import LogLines, notes, status, write_json
+from minedraft.cli.options import AsJson, Raw, Seed, Temperature, TopK, TopP, prompt_of, sampling_of
+from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
+from minedraft.cli.stack_options import (
+    CoordinatorFlags,
+    Draft,
+    DrafterFlags,
+    DraftTokens,
+    DType,
+    Lanes,
+    LaneSize,
+    ReadySeconds,
+    SelfCheck,
+    Simulate,
+    Target,
+    ThreadsDrafter,
+    ThreadsVerifier,
+    VerifierFlags,
+    split,
+)
+from minedraft.client import AsyncClient
+from minedraft.errors import SetupError
+from minedraft.generation import GenerateRequest, ServerInfo
+
+LOAD: Final = "Load"
+ROUNDS_OF_REQUESTS: Final = 4  # requests for each one in flight, unless told
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What is sent."""
+
+    concurrency: int
+    requests: int
+    warmup: int
+    prompts: Path | None
+    raw: bool
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    ignore_eos: bool
+
+    def texts(self) -> list[str]:
+        """The prompts of the warm-up and of the measured requests, in order."""
+        count = self.warmup + self.requests
+        return (
+            prompts.synthetic(count) if self.prompts is None else prompts.cycled(prompts.from_file(self.prompts), count)
+        )
+
+    def build(self) -> list[GenerateRequest]:
+        """Request i of a seeded bench has the seed `seed + i`."""
+        return [
+            GenerateRequest(
+                prompt_of(text, raw=self.raw),
+                sampling_of(
+                    max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p,
+                    top_k=self.top_k, ignore_eos=self.ignore_eos, seed=None if self.seed is None else self.seed + number,
+                ),
+            )
+            for number, text in enumerate(self.texts())
+        ]  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "concurrency": self.concurrency,
+            "requests": self.requests,
+            "warmup": self.warmup,
+            "prompts": str(self.prompts) if self.prompts else "synthetic",
+            "raw": self.raw,
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "seed": self.seed,
+            "ignore_eos": self.ignore_eos,
+        }
+
+
+def bench(
+    as_json: AsJson = False,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="measure this server instead of a stack of its own")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="requests in flight", rich_help_panel=LOAD)] = 16,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="requests in all; default: 4 for each in flight", rich_help_panel=LOAD)
+    ] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="requests before the measured ones", rich_help_panel=LOAD)] = 0,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE.jsonl", help='one {"prompt": ...} a line; default: made up', rich_help_panel=LOAD
+        ),
+    ] = None,
+    raw: Raw = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens an answer", rich_help_panel=LOAD)] = 128,
+    ignore_eos: Annotated[
+        bool, typer.Option(help="go on to max-new-tokens, so that all answers are as long", rich_help_panel=LOAD)
+    ] = False,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    target: Target = "demo",
+    draft: Draft = "ngram",
+    simulate: Simulate = "",
+    lanes: Lanes = 2,
+    draft_tokens: DraftTokens = 4,
+    lane_size: LaneSize = 16,
+    dtype: DType = "auto",
+    self_check: SelfCheck = True,
+    threads_verifier: ThreadsVerifier = 0,
+    threads_drafter: ThreadsDrafter = 0,
+    verifier_flags: VerifierFlags = "",
+    drafter_flags: DrafterFlags = "",
+    coordinator_flags: CoordinatorFlags = "",
+    ready_seconds: ReadySeconds = 300.0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="show the services' logs on stderr")] = False,
+) -> None:
+    """Keep a number of requests in flight and measure. Starts services of its own unless given --address.
+
+    Tokens a second are those of all answers over the time from the first request sent to the last one ended; the steady
+    part leaves out the ramps at both ends. docs/cli.md explains every field of --json.
+
+    Example: minedraft bench --simulate drafter=5ms,verifier=25ms,accept=0.8 --concurrency 16
+    """
+    what = LoadOptions(
+        concurrency=concurrency, requests=requests or ROUNDS_OF_REQUESTS * concurrency, warmup=warmup,
+        prompts=prompts_file, raw=raw, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
+        seed=seed, ignore_eos=ignore_eos,
+    )  # fmt: skip
+    built = what.build()  # before anything is started, so that mistakes are told at once
+    options = StackOptions(
+        target="" if simulate else target, draft=draft, lanes=lanes, draft_tokens=draft_tokens, lane_size=lane_size,
+        simulate=simulate, threads_verifier=threads_verifier, threads_drafter=threads_drafter, dtype=dtype,
+        self_check=self_check, ready_seconds=ready_seconds, log_level="info" if verbose else "warning",
+        verifier_flags=split("--verifier-flags", verifier_flags),
+        drafter_flags=split("--drafter-flags", drafter_flags),
+        coordinator_flags=split("--coordinator-flags", coordinator_flags),
+    )  # fmt: skip
+    if address and simulate:
+        raise SetupError("--address and --simulate: give one of them, a running server or a stack of its own")
+    with nullcontext(address) if address else _own_stack(options, verbose) as where:
+        measured = uvloop.run(_measure(where, built, what))
+    fields = {
+        "settings": {
+            "address": address,
+            **_stack_settings(None if address else options),
+            **_server_settings(measured.after.info),
+            **what.settings(),
+        },
+        **report(measured),
+    }
+    if as_json:
+        write_json(fields)
+    else:
+        Console().print(table(fields))
+    for problem, count in fields["errors"].items():
+        notes.print(f"{count} failed: {problem}", style="red")
+    if not fields["completed"]:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _own_stack(options: StackOptions, verbose: bool) -> Iterator[str]:
+    models.ensure(options.target, options.draft)
+    stack = Stack(options, log=LogLines()) if verbose else Stack(options)
+    try:
+        with status("starting the services") as waiting:
+            info = stack.start(waiting)
+        if info.drafter.refusal:
+            notes.print(f"the drafter is not used: {info.drafter.refusal}", style="red")
+        yield stack.coordinator
+        if stack.restarts:
+            notes.print(f"a model service crashed {stack.restarts} times: the figures include its absence", style="red")
+    finally:
+        stack.stop()
+
+
+async def _measure(address: str, requests: list[GenerateRequest], what: LoadOptions) -> Load:
+    async with AsyncClient(address) as client:
+        await client.wait_ready(30.0)
+        await load.warm_up(client, requests[: what.warmup], what.concurrency)
+        with _progress(what.requests) as step:
+            return await load.run(client, requests[what.warmup :], what.concurrency, step)
+
+
+@contextmanager
+def _progress(requests: int) -> Iterator[Callable[[Trace], None]]:
+    """A bar on stderr when that is a terminal."""
+    columns = (
+        TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[tokens]} tokens"),
+        TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+        task = bar.add_task("", total=requests, tokens=0)
+        tokens = 0
+
+        def step(trace: Trace) -> None:
+            nonlocal tokens
+            tokens += trace.tokens
+            bar.update(task, advance=1, tokens=tokens)
+
+        yield step
+
+
+def _stack_settings(options: StackOptions | None) -> dict[str, Any]:
+    """What is known of the services' flags: all for a stack of our own, nothing for a running server."""
+    if options is None:
+        return {}
+    return {
+        "target": options.target or None,
+        "draft": options.draft,
+        "simulate": options.simulate or None,
+        "dtype": options.dtype,
+        "threads_verifier": options.threads_verifier or half_of_the_cores(),
+        "threads_drafter": options.threads_drafter or half_of_the_cores(),
+    }
+
+
+def _server_settings(info: ServerInfo) -> dict[str, Any]:
+    """What the server says of itself."""
+    drafter = info.drafter.model if info.drafter.connected else None
+    return {
+        "version": info.version,
+        "target_model": info.target.model_id if info.target else None,
+        "drafter_model": drafter.model_id if drafter else None,
+        "lanes": info.limits.lanes,
+        "lane_size": info.limits.lane_size,
+        "draft_tokens": info.limits.draft_tokens,
+    }

@@ -1,0 +1,167 @@
+"""`minedraft demo`: the three services answer one prompt with speculation and without, and say what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from minedraft.cli import models
+from minedraft.cli.answer import Answer, read_answer
+from minedraft.cli.bench.load import Sample
+from minedraft.cli.bench.report import Fields, activity, speculation
+from minedraft.cli.display import LogLines, status, write_text
+from minedraft.cli.options import prompt_of
+from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
+from minedraft.cli.stack_options import Draft, DraftTokens, ReadySeconds, Target, ThreadsDrafter, ThreadsVerifier
+from minedraft.cli.up import describe_drafter
+from minedraft.client import Client
+from minedraft.generation import GenerateRequest, ServerInfo, SpeculationStats
+from minedraft.types import SamplingParams
+
+# Half of the answer repeats the question, as in editing or summarising: what prompt lookup is good at. The rest is new.
+PROMPT: Final = (
+    "Here is a Python function:\n\n"
+    "def total_price(items, tax_rate):\n"
+    "    total = 0\n"
+    "    for item in items:\n"
+    "        total = total + item.price * item.count\n"
+    "    return total * (1 + tax_rate)\n\n"
+    "Rewrite the function so that it also takes a discount, and explain what you changed."
+)
+WARM_UP_TOKENS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One answer, and how busy the services were meanwhile."""
+
+    answer: Answer
+    busy: Fields
+
+    @property
+    def stats(self) -> SpeculationStats:
+        return self.answer.output.speculation or SpeculationStats()
+
+
+def demo(
+    prompt: Annotated[str, typer.Argument(help="what to ask")] = PROMPT,
+    target: Target = "demo",
+    draft: Draft = "ngram",
+    draft_tokens: DraftTokens = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of the answer at most")] = 192,
+    threads_verifier: ThreadsVerifier = 0,
+    threads_drafter: ThreadsDrafter = 0,
+    ready_seconds: ReadySeconds = 300.0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="show the services' logs on stderr")] = False,
+) -> None:
+    """Fetch the demo model, start the three services, stream an answer, and compare it with plain decoding.
+
+    Needs no terminal and no GPU; nothing is left running.
+
+    Example: minedraft demo "List five rivers and then the same five in reverse."
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    models.ensure(target, draft)
+    options = StackOptions(
+        target=target, draft=draft, draft_tokens=draft_tokens, threads_verifier=threads_verifier,
+        threads_drafter=threads_drafter, ready_seconds=ready_seconds, log_level="info" if verbose else "warning",
+    )  # fmt: skip
+    stack = Stack(options, log=LogLines()) if verbose else Stack(options)
+    try:
+        with status("starting the services") as waiting:
+            info = stack.start(waiting)
+        _introduce(console, stack, info, threads_verifier or half_of_the_cores())
+        with Client(stack.coordinator) as client:
+            _show(console, client, prompt, max_new_tokens, draft_tokens)
+    finally:
+        stack.stop()
+
+
+def _introduce(console: Console, stack: Stack, info: ServerInfo, threads: int) -> None:
+    target = info.target
+    console.print("\nThree processes are serving:")
+    if target:
+        console.print(f"  verifier     {stack.verifier:<22} {target.model_id}, {target.dtype}, {threads} CPU thread(s)")
+    if stack.drafter:
+        console.print(f"  drafter      {stack.drafter:<22} {describe_drafter(info.drafter)}")
+    console.print(
+        f"  coordinator  {stack.coordinator:<22} {info.limits.lanes} lanes, up to K={info.limits.draft_tokens} drafts a round"
+    )
+
+
+def _show(console: Console, client: Client, prompt: str, max_new_tokens: int, draft_tokens: int) -> None:
+    console.print("\nThe prompt:", style="bold")
+    console.print(prompt, markup=False)
+    _run(client, prompt, WARM_UP_TOKENS, None)
+    console.print("\nThe answer, greedy, as it is committed:", style="bold")
+    drafted = _run(client, prompt, max_new_tokens, None, write_text)
+    write_text("\n")
+    with status("the same prompt without drafts"):
+        plain = _run(client, prompt, max_new_tokens, 0)
+    console.print()
+    console.print(_comparison(drafted, plain, draft_tokens))
+    console.print(_conclusion(drafted, plain))
+    console.print(
+        "One request keeps one lane busy. To see what two lanes do where drafting takes time, try\n"
+        "  minedraft bench --simulate drafter=5ms,verifier=25ms,accept=0.8 --lanes 2    and the same with --lanes 1"
+    )
+
+
+def _run(
+    client: Client,
+    prompt: str,
+    max_new_tokens: int,
+    max_draft_tokens: int | None,
+    show: Callable[[str], None] = lambda _: None,
+) -> Run:
+    sampling = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
+    request = GenerateRequest(prompt_of(prompt, raw=False), sampling, max_draft_tokens=max_draft_tokens)
+    before = Sample(0.0, client.server_info())
+    answer = read_answer(client.generate(request), show)
+    return Run(answer, activity(before, Sample(answer.seconds, client.server_info())))
+
+
+def _comparison(drafted: Run, plain: Run, draft_tokens: int) -> Table:
+    made = Table(title="What happened", title_justify="left")
+    made.add_column("")
+    made.add_column(f"K={draft_tokens}", justify="right")
+    made.add_column("K=0, plain decoding", justify="right")
+    runs = (drafted, plain)
+    made.add_row("tokens", *(str(len(run.answer.output.token_ids)) for run in runs))
+    made.add_row("seconds", *(f"{run.answer.seconds:.2f}" for run in runs))
+    made.add_row("tokens a second", *(f"{run.answer.tokens_per_second:.1f}" for run in runs))
+    made.add_row("first token after", *(f"{1000 * run.answer.first_token_seconds:.0f} ms" for run in runs))
+    made.add_row("verifications", *(str(run.stats.rounds) for run in runs))
+    made.add_row("tokens a verification (acceptance length)", *(f"{run.stats.acceptance_length:.2f}" for run in runs))
+    made.add_row("drafts kept, by position", *(_by_position(run.stats) for run in runs))
+    for words, name in (("verifier busy", "verifier_busy"), ("drafter busy", "drafter_busy")):
+        made.add_row(f"{words} (forward passes)", *(_percent(run.busy[name]) for run in runs))
+    return made
+
+
+def _conclusion(drafted: Run, plain: Run) -> str:
+    same = drafted.answer.output.token_ids == plain.answer.output.token_ids
+    ratio = drafted.answer.tokens_per_second / plain.answer.tokens_per_second
+    speed = (
+        f"Speculation made this answer {ratio:.2f} times as fast as plain decoding, on this machine and this prompt."
+    )
+    if same:
+        return f"{speed}\nBoth answers are the same, token for token."
+    return (
+        f"{speed}\nThe answers differ: in {'bfloat16'} a tie can fall either way when batches have other shapes; in float32 "
+        "they do not."
+    )
+
+
+def _by_position(stats: SpeculationStats) -> str:
+    shares = speculation([stats])["acceptance_by_position"]
+    return " ".join(_percent(share) for share in shares) or "-"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}%"

@@ -1,0 +1,236 @@
+"""The three services on this machine, as processes: for `up`, `bench`, `demo`, and for tests that kill services.
+
+with Stack(StackOptions(target="demo")) as stack:
+    with Client(stack.coordinator) as client: ...
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from minedraft.cli.demo_model import model_path
+from minedraft.cli.service import Log, ServiceProcess
+from minedraft.client import Client
+from minedraft.errors import PeerUnavailable, SetupError
+from minedraft.generation import ServerInfo
+
+ANY_PORT: Final = "127.0.0.1:0"
+NONE: Final = "none"
+NGRAM: Final = "ngram"
+POLL_SECONDS: Final = 0.25
+EXTRA_SECONDS: Final = 2.0  # beyond its grace period before a service is killed
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What the three services are to run. Flags for one service alone go into its `..._flags`."""
+
+    target: str = ""  # a folder, a .gguf file or "demo"; may be empty with `simulate`
+    draft: str = NGRAM  # the same, or "ngram", or "none" for no drafter at all
+    lanes: int = 2
+    draft_tokens: int = 4
+    lane_size: int = 16
+    listen: str = ANY_PORT  # the coordinator's address; the model services take free ports of this machine
+    simulate: str = ""
+    threads_verifier: int = 0  # 0: half of the cores, at least 1
+    threads_drafter: int = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    max_len: int = 0  # 0: the model's own
+    self_check: bool = True
+    log_level: str = "info"
+    grace_seconds: float = 2.0
+    ready_seconds: float = 300.0
+    restart: bool = True  # start a crashed model service again
+    verifier_flags: tuple[str, ...] = ()
+    drafter_flags: tuple[str, ...] = ()
+    coordinator_flags: tuple[str, ...] = ()
+
+
+def half_of_the_cores() -> int:
+    """CPU threads of each model service by default: two services that share cores slow each other down."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // 2)
+
+
+def silent(service: str, line: str) -> None:
+    """A log that keeps nothing. Reasons of failed starts are told all the same."""
+
+
+class Stack:
+    """Starts the services, waits until they serve, and leaves none behind: see `minedraft.cli.tether`.
+
+    For one thread; the attributes `verifier_process`, `drafter_process` and `coordinator_process` may be read by any.
+    """
+
+    def __init__(self, options: StackOptions, *, log: Log = silent) -> None:
+        """`log` takes the services' log lines. Raises SetupError for options that no service could start with."""
+        self._options = options
+        verifier, drafter = _verifier_flags(options), _drafter_flags(options)
+        restart = options.restart
+        self.verifier_process = ServiceProcess(
+            "verifier", "verifier_service", verifier, listen=ANY_PORT, log=log, restart=restart
+        )
+        self.drafter_process = drafter and ServiceProcess(
+            "drafter", "drafter_service", drafter, listen=ANY_PORT, log=log, restart=restart
+        )
+        self.coordinator_process: ServiceProcess | None = None
+        self._log = log
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def coordinator(self) -> str:
+        """The address that clients call; empty before `start`."""
+        return self.coordinator_process.address if self.coordinator_process else ""
+
+    @property
+    def verifier(self) -> str:
+        return self.verifier_process.address
+
+    @property
+    def drafter(self) -> str:
+        """Empty without a drafter."""
+        return self.drafter_process.address if self.drafter_process else ""
+
+    @property
+    def restarts(self) -> int:
+        """How often a model service crashed and was started again."""
+        return sum(process.restarts for process in (self.verifier_process, self.drafter_process) if process)
+
+    @property
+    def addresses(self) -> dict[str, str | None]:
+        """The three addresses by service; None for a drafter that is not wanted."""
+        return {"coordinator": self.coordinator, "drafter": self.drafter or None, "verifier": self.verifier}
+
+    def start(self, progress: Callable[[str], None] = lambda _: None) -> ServerInfo:
+        """Start all services; return once requests are served with the drafter's help.
+
+        `progress` is told in a few words what is being waited for. A refused drafter (another tokenizer) is not waited for. Raises SetupError with the words of the service that
+        could not start. Call `stop` in any case.
+        """
+        _check_free(self._options.listen)
+        deadline = time.monotonic() + self._options.ready_seconds
+        models = [process for process in (self.verifier_process, self.drafter_process) if process]
+        for process in models:
+            process.start()
+        for process in models:
+            progress(f"the {process.name} is loading its model")
+            process.wait_announced(deadline - time.monotonic())
+        self.coordinator_process = ServiceProcess(
+            "coordinator", "coordinator", self._coordinator_flags(), listen=self._options.listen, log=self._log,
+            restart=False,
+        )  # fmt: skip
+        progress("the coordinator is starting")
+        self.coordinator_process.start()
+        self.coordinator_process.wait_announced(deadline - time.monotonic())
+        progress("the services are connecting")
+        return self._wait_ready(self.coordinator_process, deadline)
+
+    def wait_ended(self, timeout: float) -> bool:
+        """Whether the coordinator has ended by itself, waiting at most `timeout` seconds for that."""
+        return self.coordinator_process is None or self.coordinator_process.wait_ended(timeout)
+
+    def stop(self) -> None:
+        """End all services: the coordinator first, so that running answers may use the models for their last time."""
+        for group in ([self.coordinator_process], [self.verifier_process, self.drafter_process]):
+            _end([process for process in group if process and process.pid], self._options.grace_seconds)
+
+    def kill(self) -> None:
+        """End all services at once."""
+        for process in (self.coordinator_process, self.verifier_process, self.drafter_process):
+            if process and process.pid:
+                process.kill()
+
+    def _wait_ready(self, coordinator: ServiceProcess, deadline: float) -> ServerInfo:
+        with Client(coordinator.address) as client:
+            while True:
+                if coordinator.ended:
+                    coordinator.wait_announced(0)
+                    raise SetupError("the coordinator ended before it was ready")
+                try:
+                    return client.wait_ready(POLL_SECONDS, drafter=True)
+                except PeerUnavailable as error:
+                    if time.monotonic() > deadline:
+                        raise SetupError(str(error)) from None
+
+    def _coordinator_flags(self) -> list[str]:
+        options = self._options
+        return [
+            *("--verifier", self.verifier),
+            *("--drafter", self.drafter or NONE),
+            *("--lanes", str(options.lanes)),
+            *("--lane-size", str(options.lane_size)),
+            *("--draft-tokens", str(options.draft_tokens)),
+            *_common_flags(options),
+            *options.coordinator_flags,
+        ]
+
+
+def _common_flags(options: StackOptions) -> list[str]:
+    return ["--log-level", options.log_level, "--grace-seconds", f"{options.grace_seconds:g}"]
+
+
+def _engine_flags(options: StackOptions, threads: int) -> list[str]:
+    return [
+        *("--threads", str(threads or half_of_the_cores())),
+        *("--dtype", options.dtype),
+        *("--device", options.device),
+        *("--max-len", str(options.max_len)),
+        *(() if options.self_check else ("--no-self-check",)),
+        *(("--simulate", options.simulate) if options.simulate else ()),
+        *_common_flags(options),
+    ]
+
+
+def _verifier_flags(options: StackOptions) -> list[str]:
+    if not options.target and not options.simulate:
+        raise SetupError("--target: name a model's folder, a .gguf file or `demo`, or give --simulate")
+    model = ["--model", model_path(options.target)] if options.target else []
+    return [*model, *_engine_flags(options, options.threads_verifier), *options.verifier_flags]
+
+
+def _drafter_flags(options: StackOptions) -> list[str] | None:
+    """None: no drafter."""
+    if options.draft == NONE:
+        return None
+    model = options.draft if options.draft == NGRAM else model_path(options.draft)
+    return ["--model", model, *_engine_flags(options, options.threads_drafter), *options.drafter_flags]
+
+
+def _check_free(listen: str) -> None:
+    """Fail at once, not after the models are loaded, when the address is taken. Raises SetupError."""
+    host, _, port = listen.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise SetupError(f"--listen: {listen!r} is not HOST:PORT")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {listen} ({error.strerror}): stop what uses the port, or choose another by --listen"
+        ) from None
+
+
+def _end(processes: Sequence[ServiceProcess], grace_seconds: float) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + grace_seconds + EXTRA_SECONDS
+    for process in processes:
+        if not process.wait_ended(max(0.0, deadline - time.monotonic())):
+            process.kill()
+            process.wait_ended(EXTRA_SECONDS)

@@ -1,0 +1,65 @@
+"""Options of the commands that start services: `up`, `bench` and `demo`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from minedraft.errors import SetupError
+
+MODELS = "Models and devices"
+LANES = "Lanes"
+PASS_ON = "Flags for one service alone"
+
+Target = Annotated[
+    str,
+    typer.Option(metavar="M", help="target model: a folder, a .gguf file, or `demo`", rich_help_panel=MODELS),
+]
+Draft = Annotated[
+    str,
+    typer.Option(
+        metavar="M", help="draft model: the same, or `ngram` (prompt lookup), or `none`", rich_help_panel=MODELS
+    ),
+]
+Simulate = Annotated[
+    str,
+    typer.Option(
+        metavar="SPEC",
+        help="timed sleeps in place of forward passes, e.g. drafter=5ms,verifier=25ms,accept=0.8",
+        rich_help_panel=MODELS,
+    ),
+]
+DType = Annotated[
+    str,
+    typer.Option("--dtype", help="auto, float32, bfloat16, float16 or float64", rich_help_panel=MODELS),
+]
+Device = Annotated[str, typer.Option(help="auto, or a torch device such as cuda:0", rich_help_panel=MODELS)]
+MaxLen = Annotated[int, typer.Option(min=0, help="longest sequence; 0: the model's own limit", rich_help_panel=MODELS)]
+SelfCheck = Annotated[bool, typer.Option(help="compare with the stock models at start-up", rich_help_panel=MODELS)]
+ThreadsVerifier = Annotated[
+    int, typer.Option(min=0, help="CPU threads of the verifier; 0: half of the cores", rich_help_panel=MODELS)
+]
+ThreadsDrafter = Annotated[
+    int, typer.Option(min=0, help="CPU threads of the drafter; 0: half of the cores", rich_help_panel=MODELS)
+]
+Lanes = Annotated[int, typer.Option(min=1, max=64, help="1 is standard speculative decoding", rich_help_panel=LANES)]
+LaneSize = Annotated[int, typer.Option(min=1, max=1024, help="requests in a lane at most", rich_help_panel=LANES)]
+DraftTokens = Annotated[
+    int, typer.Option(min=0, max=64, help="K, drafts a round at most; 0 is plain decoding", rich_help_panel=LANES)
+]
+VerifierFlags = Annotated[str, typer.Option(metavar="FLAGS", help="e.g. '--kv-cache-mib 512'", rich_help_panel=PASS_ON)]
+DrafterFlags = Annotated[str, typer.Option(metavar="FLAGS", help="e.g. '--draft-law dense'", rich_help_panel=PASS_ON)]
+CoordinatorFlags = Annotated[
+    str, typer.Option(metavar="FLAGS", help="e.g. '--queue-size 1000'", rich_help_panel=PASS_ON)
+]
+ReadySeconds = Annotated[float, typer.Option(min=1, help="give up when nothing serves after this many seconds")]
+
+
+def split(option: str, flags: str) -> tuple[str, ...]:
+    """The flags in one string as a shell would split them. Raises SetupError for quotes that do not end."""
+    try:
+        return tuple(shlex.split(flags))
+    except ValueError as error:
+        raise SetupError(f"{option}: {error} in {flags!r}") from error

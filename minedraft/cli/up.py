@@ -1,0 +1,122 @@
+"""`minedraft up`: the three services on this machine."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Annotated, Final
+
+import typer
+
+from minedraft.cli import models
+from minedraft.cli.display import LogLines, notes, write_json
+from minedraft.cli.stack import Stack, StackOptions
+from minedraft.cli.stack_options import (
+    CoordinatorFlags,
+    Device,
+    Draft,
+    DrafterFlags,
+    DraftTokens,
+    DType,
+    Lanes,
+    LaneSize,
+    MaxLen,
+    ReadySeconds,
+    SelfCheck,
+    Simulate,
+    Target,
+    ThreadsDrafter,
+    ThreadsVerifier,
+    VerifierFlags,
+    split,
+)
+from minedraft.errors import InternalError
+from minedraft.generation import PeerInfo, ServerInfo
+
+WAKE_SECONDS: Final = 3600.0
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived. Like KeyboardInterrupt, for the way out of whatever is being done."""
+
+
+def up(
+    target: Target = "demo",
+    draft: Draft = "ngram",
+    lanes: Lanes = 2,
+    draft_tokens: DraftTokens = 4,
+    lane_size: LaneSize = 16,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="address that clients call")] = "127.0.0.1:50050",
+    simulate: Simulate = "",
+    dtype: DType = "auto",
+    device: Device = "auto",
+    max_len: MaxLen = 0,
+    self_check: SelfCheck = True,
+    threads_verifier: ThreadsVerifier = 0,
+    threads_drafter: ThreadsDrafter = 0,
+    verifier_flags: VerifierFlags = "",
+    drafter_flags: DrafterFlags = "",
+    coordinator_flags: CoordinatorFlags = "",
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
+    grace_seconds: Annotated[float, typer.Option(min=0, help="time for running answers after Ctrl-C or SIGTERM")] = 5.0,
+    ready_seconds: ReadySeconds = 300.0,
+    json_ready: Annotated[
+        bool, typer.Option("--json-ready", help="print one line of JSON with the three addresses when all serve")
+    ] = False,
+) -> None:
+    """Start a verifier, a drafter and a coordinator; their logs go to stderr. Ctrl-C or SIGTERM ends all three.
+
+    A model service that crashes is started again. The model services take free ports; --json-ready tells them.
+
+    Example: minedraft up --target demo --draft ngram
+    """
+    options = StackOptions(
+        target="" if simulate else target, draft=draft, lanes=lanes, draft_tokens=draft_tokens, lane_size=lane_size,
+        listen=listen, simulate=simulate, threads_verifier=threads_verifier, threads_drafter=threads_drafter,
+        dtype=dtype, device=device, max_len=max_len, self_check=self_check, log_level=log_level,
+        grace_seconds=grace_seconds, ready_seconds=ready_seconds,
+        verifier_flags=split("--verifier-flags", verifier_flags),
+        drafter_flags=split("--drafter-flags", drafter_flags),
+        coordinator_flags=split("--coordinator-flags", coordinator_flags),
+    )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _raise_terminated)
+    try:
+        models.ensure(options.target, options.draft)
+        _serve(options, json_ready)
+    except Terminated:
+        notes.print("ended by a signal", style="dim")
+
+
+def _serve(options: StackOptions, json_ready: bool) -> None:
+    stack = Stack(options, log=LogLines())
+    try:
+        info = stack.start()
+        if json_ready:
+            write_json(stack.addresses)
+        _tell_ready(stack, info)
+        while not stack.wait_ended(WAKE_SECONDS):
+            pass
+        raise InternalError("the coordinator has ended; its last log lines say why")
+    finally:
+        notes.print("stopping", style="dim")
+        stack.stop()
+
+
+def _tell_ready(stack: Stack, info: ServerInfo) -> None:
+    target = info.target.model_id if info.target else "?"
+    notes.print(f"ready: {target} at {stack.coordinator}, {info.limits.lanes} lanes, K={info.limits.draft_tokens}")
+    if info.drafter.address:
+        notes.print(f"drafter: {describe_drafter(info.drafter)}")
+
+
+def describe_drafter(drafter: PeerInfo) -> str:
+    """The drafter in a few words, or why it is not used."""
+    if drafter.refusal:
+        return f"not used: {drafter.refusal}"
+    return drafter.model.model_id if drafter.model else "not connected"
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -1,0 +1,239 @@
+"""Python clients of the public service: `AsyncClient` on grpc.aio, and `Client` for programs without an event loop.
+
+    async with AsyncClient("127.0.0.1:50050") as client:
+        async for piece in client.generate(GenerateRequest(Text("Once"), SamplingParams(max_new_tokens=32))):
+            print(piece.text, end="")
+
+Every call raises the family of `minedraft.errors`: InvalidRequest, Overloaded, PeerUnavailable, DeadlineExceeded,
+RequestCancelled or InternalError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from minedraft.config import MIB
+from minedraft.errors import DeadlineExceeded, InvalidRequest, MinedraftError, PeerUnavailable
+from minedraft.generation import GenerateRequest, Output, ServerInfo
+from minedraft.rpc import convert_public as convert
+from minedraft.rpc.status import error_of
+from minedraft.v1 import generation_pb2 as pb
+from minedraft.v1 import generation_pb2_grpc as pb_grpc
+
+HEALTH_REQUEST: Final = health_pb2.HealthCheckRequest(service="minedraft.v1.GenerationService")
+MAX_MESSAGE: Final = 64 * MIB
+POLL_SECONDS: Final = 0.05
+# gRPC's own pause between attempts to connect grows to two minutes; a server that was restarted should be found at once.
+# A server that vanished without closing its connection is noticed after about 15 s.
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+)
+NO_CONNECTION: Final = ("failed to connect", "dns resolution failed", "connection refused", "name resolution")
+
+
+class AsyncClient:
+    """One connection to a server, for one event loop. Many calls may run at once."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is HOST:PORT. Nothing is sent before the first call."""
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._service = pb_grpc.GenerationServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection; running calls are cancelled."""
+        await self._channel.close()
+
+    async def generate(self, request: GenerateRequest, *, timeout: float | None = None) -> AsyncIterator[Output]:
+        """The output in pieces as it is committed; the last has finish_reason, usage and speculation.
+
+        `timeout` is in seconds for the whole generation. Closing the iterator, or cancelling the task that reads it,
+        cancels the request at the server.
+        """
+        call = self._service.Generate(_written(request), timeout=timeout)
+        try:
+            async for message in call:
+                yield convert.read_output(message)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        finally:
+            call.cancel()
+
+    async def complete(self, request: GenerateRequest, *, timeout: float | None = None) -> Output:
+        """The whole output in one piece."""
+        message = pb.CompleteRequest(generate=_written(request))
+        try:
+            response = await self._service.Complete(message, timeout=timeout)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        return convert.read_output(response.output)
+
+    async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
+        """The models, the lanes, the limits and what happened so far."""
+        try:
+            response = await self._service.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        return convert.read_server(response)
+
+    async def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
+        """Return once the server is healthy and its verifier is connected. Raises PeerUnavailable after `timeout` seconds.
+
+        With `drafter`, wait also until its drafter, if it has one, is connected or refused.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            missing, info = await self._missing(deadline - time.monotonic(), drafter)
+            if info is not None:
+                return info
+            if time.monotonic() + POLL_SECONDS > deadline:
+                raise PeerUnavailable(_not_ready(self.address, timeout, missing))
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _missing(self, timeout: float, drafter: bool) -> tuple[str, ServerInfo | None]:
+        """What is still awaited, or the server's information when nothing is."""
+        timeout = max(timeout, POLL_SECONDS)
+        try:
+            health = await self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            if health.status != health_pb2.HealthCheckResponse.SERVING:
+                return "its health is NOT_SERVING", None
+            info = await self.server_info(timeout=timeout)
+        except grpc.RpcError as error:
+            return _while_waiting(_translated(self.address, error)), None
+        except (PeerUnavailable, DeadlineExceeded) as error:
+            return _while_waiting(error), None
+        awaited = awaited_peer(info, drafter)
+        return awaited, None if awaited else info
+
+
+class Client:
+    """`AsyncClient` for programs without an event loop. May be used from several threads."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is HOST:PORT. Nothing is sent before the first call."""
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._service = pb_grpc.GenerationServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; running calls are cancelled."""
+        self._channel.close()
+
+    def generate(self, request: GenerateRequest, *, timeout: float | None = None) -> Iterator[Output]:
+        """See `AsyncClient.generate`. Leaving the loop early cancels the request at the server."""
+        call = self._service.Generate(_written(request), timeout=timeout)
+        try:
+            for message in call:
+                yield convert.read_output(message)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        finally:
+            call.cancel()
+
+    def complete(self, request: GenerateRequest, *, timeout: float | None = None) -> Output:
+        """See `AsyncClient.complete`."""
+        message = pb.CompleteRequest(generate=_written(request))
+        try:
+            response = self._service.Complete(message, timeout=timeout)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        return convert.read_output(response.output)
+
+    def server_info(self, *, timeout: float | None = None) -> ServerInfo:
+        """See `AsyncClient.server_info`."""
+        try:
+            response = self._service.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        return convert.read_server(response)
+
+    def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
+        """See `AsyncClient.wait_ready`."""
+        deadline = time.monotonic() + timeout
+        while True:
+            missing, info = self._missing(deadline - time.monotonic(), drafter)
+            if info is not None:
+                return info
+            if time.monotonic() + POLL_SECONDS > deadline:
+                raise PeerUnavailable(_not_ready(self.address, timeout, missing))
+            time.sleep(POLL_SECONDS)
+
+    def _missing(self, timeout: float, drafter: bool) -> tuple[str, ServerInfo | None]:
+        timeout = max(timeout, POLL_SECONDS)
+        try:
+            health = self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            if health.status != health_pb2.HealthCheckResponse.SERVING:
+                return "its health is NOT_SERVING", None
+            info = self.server_info(timeout=timeout)
+        except grpc.RpcError as error:
+            return _while_waiting(_translated(self.address, error)), None
+        except (PeerUnavailable, DeadlineExceeded) as error:
+            return _while_waiting(error), None
+        awaited = awaited_peer(info, drafter)
+        return awaited, None if awaited else info
+
+
+def awaited_peer(info: ServerInfo, drafter: bool) -> str:
+    """What a server still lacks, in words; empty when it lacks nothing. A refused drafter is not awaited."""
+    if not info.verifier.connected:
+        reason = f": {info.verifier.refusal}" if info.verifier.refusal else ""
+        return f"its verifier at {info.verifier.address} is not connected{reason}"
+    if drafter and info.drafter.address and not info.drafter.connected and not info.drafter.refusal:
+        return f"its drafter at {info.drafter.address} is not connected"
+    return ""
+
+
+def _written(request: GenerateRequest) -> pb.GenerateRequest:
+    """The message for a request. Raises InvalidRequest for numbers that the wire cannot carry, such as a seed below 0."""
+    try:
+        return convert.write_request(request)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest("request", str(error)) from error
+
+
+def _translated(address: str, error: grpc.RpcError) -> MinedraftError:
+    """The family's error. A server that cannot be reached is told apart from one that says UNAVAILABLE itself."""
+    meant = error_of(error)
+    if isinstance(meant, PeerUnavailable) and any(words in str(meant).lower() for words in NO_CONNECTION):
+        return PeerUnavailable(f"no server can be reached at {address}")
+    return meant
+
+
+def _while_waiting(error: MinedraftError) -> str:
+    """Why a probe failed, in words. Errors that waiting cannot mend are raised."""
+    if isinstance(error, DeadlineExceeded):
+        return "no answer"
+    if isinstance(error, PeerUnavailable):
+        return str(error)
+    raise error
+
+
+def _not_ready(address: str, timeout: float, missing: str) -> str:
+    return f"{address} is not ready after {timeout:g} s: {missing}"

@@ -1,0 +1,178 @@
+"""The engine: the only owner of a model, its KV store and its sequences. Used on the engine thread alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from minedraft.engine.batch import Feed, build_batch
+from minedraft.engine.sequence import Refusal, Sequence, reconcile
+from minedraft.errors import InternalError, MinedraftError, NoSpace
+from minedraft.kv.pool import BlockPool
+from minedraft.kv.store import KVStore
+from minedraft.kv.table import BlockTable
+from minedraft.model.base import CausalModel
+from minedraft.types import ItemStatus, ModelInfo, ServiceState, StepItem
+
+__all__ = ["Engine", "Feed", "Refusal", "Sequence"]
+
+
+class Engine:
+    """Sequences of several leases over one model.
+
+    A step calls `begin` for each of its items, then `forward` as often as it needs. A refused item leaves nothing
+    behind; a forward pass that fails leaves its sequences as they were before it.
+    """
+
+    def __init__(self, model: CausalModel, num_blocks: int, block_size: int, instance_id: str) -> None:
+        self._model = model
+        self._pool = BlockPool(num_blocks)
+        self._store = KVStore(
+            model.num_layers,
+            model.kv_heads,
+            model.head_dim,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        self._leases: dict[str, dict[int, Sequence]] = {}
+        self._forward_ns = 0
+        self._instance_id = instance_id
+        self.info = ModelInfo(
+            model_id=model.model_id,
+            architecture=model.architecture,
+            vocab_size=model.vocab_size,
+            tokenizer_fingerprint=model.tokenizer_fingerprint,
+            max_len=min(model.max_len, num_blocks * block_size),  # what never fits is not offered
+            block_size=block_size,
+            num_blocks=num_blocks,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+            attention_backend=model.attention_backend,
+            eos_token_ids=model.eos_token_ids,
+            simulated=model.simulated,
+        )
+
+    def begin(self, lease: str, item: StepItem, reserve: int) -> Sequence | Refusal:
+        """Reconcile an item's sequence and make room for its committed tokens and `reserve` more (drafts).
+
+        Afterwards `sequence.feed` holds the committed tokens that are still to be fed. Refusals: GAP when fewer than
+        `base_len` tokens are cached, NO_SPACE, and REJECTED for an item that is wrong in itself. A refused item never
+        takes blocks: an unknown sequence is not created, a known one keeps what it had, less what disagrees.
+        """
+        sequences = self._leases.get(lease, {})
+        known = sequences.get(item.sequence_id)
+        if problem := self._problem(item, reserve):
+            return Refusal(ItemStatus.REJECTED, known.cached_len if known else 0, problem)
+        sequence = known or self._new(item)
+        if sequence is None:
+            return Refusal(ItemStatus.GAP, 0, f"0 of {item.base_len} tokens are cached")
+        plan = reconcile(sequence.token_ids, item.base_len, item.tail_token_ids)
+        if plan is None:
+            return Refusal(
+                ItemStatus.GAP, sequence.cached_len, f"{sequence.cached_len} of {item.base_len} tokens are cached"
+            )
+        if item.base_len == 0 and item.params is not None:
+            sequence.params = item.params
+        self._truncate(sequence, plan.keep)
+        committed_len = plan.keep + len(plan.feed)
+        try:
+            sequence.table.grow(self._pool, committed_len + reserve)
+        except NoSpace as error:
+            return Refusal(ItemStatus.NO_SPACE, plan.keep, str(error))
+        sequence.feed, sequence.committed_len = plan.feed, committed_len
+        self._leases.setdefault(lease, sequences)[item.sequence_id] = sequence
+        return sequence
+
+    def forward(self, feeds: Seq[Feed]) -> Tensor:
+        """Feed tokens after the cached ones of each sequence, in one ragged pass, and count them as cached.
+
+        Returns the logits of the last `num_logits` tokens of each feed, in order: [R, V], the model's dtype. A sequence
+        may be fed once a pass, and no further than `begin` made room. Raises InternalError when the pass fails.
+        """
+        if not feeds:
+            return torch.empty(0, self.info.vocab_size, dtype=self._model.dtype, device=self._model.device)
+        batch = build_batch(feeds)
+        started = time.perf_counter_ns()
+        try:
+            logits = self._model.forward(batch, self._store)
+        except Exception as error:
+            for feed in feeds:
+                self._truncate(feed.sequence, feed.sequence.cached_len)
+            if isinstance(error, MinedraftError):
+                raise
+            raise InternalError(f"the forward pass failed: {' '.join(str(error).split())}") from error
+        finally:
+            self._forward_ns += time.perf_counter_ns() - started
+        for feed in feeds:
+            feed.sequence.token_ids += feed.token_ids
+        return logits
+
+    def release(self, lease: str, sequence_ids: Iterable[int]) -> None:
+        """Free sequences. Unknown ones are no error: the cache may vanish at any moment."""
+        sequences = self._leases.get(lease, {})
+        for sequence_id in sequence_ids:
+            sequence = sequences.pop(sequence_id, None)
+            if sequence is not None:
+                self._truncate(sequence, 0)
+        if not sequences:
+            self._leases.pop(lease, None)
+
+    def release_lease(self, lease: str) -> None:
+        """Free all sequences of a lease."""
+        self.release(lease, list(self._leases.get(lease, {})))
+
+    def state(self) -> ServiceState:
+        return ServiceState(
+            instance_id=self._instance_id,
+            free_blocks=self._pool.free_blocks,
+            sequences=sum(map(len, self._leases.values())),
+        )
+
+    def take_forward_ns(self) -> int:
+        """Nanoseconds in forward passes since last taken."""
+        taken, self._forward_ns = self._forward_ns, 0
+        return taken
+
+    def check_integrity(self) -> None:
+        """Raises InternalError when a block is lost or owned twice, or a sequence has fewer blocks than tokens."""
+        sequences = [sequence for lease in self._leases.values() for sequence in lease.values()]
+        owned = [block for sequence in sequences for block in sequence.table.blocks]
+        if len(set(owned)) != len(owned):
+            raise InternalError("a KV block is owned twice")
+        if len(owned) + self._pool.free_blocks != self._pool.num_blocks:
+            raise InternalError(
+                f"{len(owned)} KV blocks are owned and {self._pool.free_blocks} are free of {self._pool.num_blocks}"
+            )
+        for sequence in sequences:
+            if sequence.table.capacity < sequence.cached_len:
+                raise InternalError(f"sequence {sequence.sequence_id} has more tokens than room")
+
+    def _problem(self, item: StepItem, reserve: int) -> str:
+        """What is wrong with the item in itself, "" when nothing is."""
+        tail = item.tail_token_ids
+        if item.base_len < 0 or not tail:
+            return f"base_len {item.base_len} with {len(tail)} tail tokens: at least 0 and 1 are needed"
+        if item.base_len == 0 and item.params is None:
+            return "params: they must be given when base_len is 0"
+        if min(tail) < 0 or max(tail) >= self.info.vocab_size:
+            return f"tail_token_ids: all must be in [0, {self.info.vocab_size})"
+        length = item.base_len + len(tail) + reserve
+        if length > self.info.max_len:
+            return f"tail_token_ids: {length} tokens with drafts, at most {self.info.max_len} are served"
+        return ""
+
+    def _new(self, item: StepItem) -> Sequence | None:
+        """A sequence without tokens, not yet listed; None when the item builds on tokens that are not here."""
+        if item.base_len > 0 or item.params is None:
+            return None
+        return Sequence(item.sequence_id, item.params, BlockTable(self.info.block_size))
+
+    def _truncate(self, sequence: Sequence, length: int) -> None:
+        del sequence.token_ids[length:]
+        sequence.table.truncate(self._pool, length)
