@@ -28,7 +28,7 @@ class Accepted:
     next_token: Tensor  # [B] int64, the recovered token after a rejection, the bonus token after none
 
 
-def reject(  # noqa: PLR0917  # the arrays of one formula
+def reject(
     p: Tensor,  # [B, K+1, V] target law at every draft position and after the last
     draft_ids: Tensor,  # [B, K] int64, padded with any valid id
     draft_len: Tensor,  # [B] int64, drafts proposed for each sequence

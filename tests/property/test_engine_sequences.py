@@ -119,7 +119,9 @@ class Engines(RuleBasedStateMachine):
     @rule(keys=st.lists(KEYS, min_size=2, unique=True), tokens=TOKENS, drafts=DRAFTS, data=st.data())
     def joint_step(self, keys: list[Key], tokens: list[int], drafts: list[int], data: st.DataObject) -> None:
         """Several sequences in one pass."""
-        self.forward([(key, self.state_committed(key, tokens, data), drafts[: index + 1]) for index, key in enumerate(keys)])
+        self.forward(
+            [(key, self.state_committed(key, tokens, data), drafts[: index + 1]) for index, key in enumerate(keys)]
+        )
 
     def forward(self, items: list[tuple[Key, int, list[int]]]) -> None:
         begun = [(key, self.begin(key, base_len, drafts), drafts) for key, base_len, drafts in items]

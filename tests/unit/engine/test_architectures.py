@@ -116,7 +116,9 @@ def test_gemma3_would_be_caught_without_the_list(monkeypatch: pytest.MonkeyPatch
 def test_sliding_windows(architecture: str) -> None:
     settings = {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 1}
     module = stock(architecture, **settings)
-    with pytest.raises(SetupError, match="sliding window of 40 tokens, which is not supported for 96: give --max-len 40"):
+    with pytest.raises(
+        SetupError, match="sliding window of 40 tokens, which is not supported for 96: give --max-len 40"
+    ):
         HFModel(module, model_id="windowed")
     short = HFModel(module, model_id="windowed", max_len=40)
     assert short.max_len == 40

@@ -62,9 +62,9 @@ def rebuilt(batch: RaggedBatch, change: Callable[[np.ndarray, int], np.ndarray])
 
 
 FAULTS = {
-    "the token before is not seen": lambda slots, new: np.concatenate([slots[: -new - 1], slots[-new:]])
-    if len(slots) > new
-    else slots,
+    "the token before is not seen": lambda slots, new: (
+        np.concatenate([slots[: -new - 1], slots[-new:]]) if len(slots) > new else slots
+    ),
     "the first token is forgotten": lambda slots, new: slots[1:] if len(slots) > new else slots,
     "only the step's own tokens are seen": lambda slots, new: slots[-new:],
     "another sequence's slot is read": lambda slots, new: np.concatenate([[0], slots[1:]]),
@@ -110,7 +110,9 @@ class Shifted(HFModel):
 
     def forward(self, batch: RaggedBatch, store: KVStore) -> Tensor:
         slots = batch.kv_slots
-        moved = RaggedBatch(batch.token_ids, batch.positions * 2, batch.slots, batch.query_lens, slots, batch.logit_rows)
+        moved = RaggedBatch(
+            batch.token_ids, batch.positions * 2, batch.slots, batch.query_lens, slots, batch.logit_rows
+        )
         return super().forward(moved, store)
 
 

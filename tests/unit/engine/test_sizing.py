@@ -45,7 +45,9 @@ def test_too_small_a_budget_is_said() -> None:
 
 
 @pytest.mark.parametrize(("limit", "share"), [("max", 1.0), ("1048576", None)])
-def test_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, share: float | None) -> None:
+def test_memory_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, share: float | None
+) -> None:
     machine = machine_memory_bytes()
     assert machine > 0
     (tmp_path / "memory.max").write_text(f"{limit}\n")
