@@ -98,7 +98,8 @@ class Coordinator:
         DeadlineExceeded inside when time is up.
         """
         request = await self._admit(asked)
-        limit = min(seconds or self._settings.request_timeout_seconds, self._settings.request_timeout_seconds)
+        limit = self._settings.request_timeout_seconds
+        limit = limit if seconds is None else min(seconds, limit)
         late = asyncio.get_running_loop().call_later(
             limit, self._abort, request, DeadlineExceeded(f"the request's time of {limit:g} s is up")
         )
@@ -142,18 +143,19 @@ class Coordinator:
         )
 
     async def _admit(self, asked: GenerateRequest) -> Request:
-        if not self._accepting:
-            raise PeerUnavailable("the server is shutting down")
         sampling = self._rules.check(asked)
         prompt_ids = await self._text.prompt_ids(asked.prompt)
         self._rules.check_prompt(asked, prompt_ids)
+        if not self._accepting:
+            raise PeerUnavailable("the server is shutting down")
         drafts = self._settings.draft_tokens
         if asked.max_draft_tokens is not None:
             drafts = min(drafts, asked.max_draft_tokens)
+        # Drafts need no blocks of their own: there are never more of them than tokens still to come.
         longest = min(len(prompt_ids) + sampling.max_new_tokens, self._target.max_len)
-        blocks = -(-(longest + drafts) // self._target.block_size)
+        blocks = -(-longest // self._target.block_size)
         if blocks > self._target.num_blocks:
-            room = self._target.num_blocks * self._target.block_size - drafts
+            room = self._target.num_blocks * self._target.block_size
             raise InvalidRequest(
                 "sampling.max_new_tokens", f"prompt and output of {longest} tokens; the KV cache holds {room}"
             )
@@ -183,6 +185,9 @@ class Coordinator:
             self._abort(request, InternalError("the verifier's verdict makes no sense"))
             return
         emitted = (*drafts[: verdict.accepted_len], verdict.next_token_id)
+        if request.params.sampling.logprobs is not None and len(verdict.logprobs) != len(emitted):
+            self._abort(request, InternalError("the verifier's verdict lacks log-probabilities"))
+            return
         for tally in (request.tally, self._tally):
             tally.add(len(drafts), verdict.accepted_len, len(emitted))
         sampling = request.params.sampling

@@ -2,6 +2,9 @@
 
 Each service runs its steps one at a time, so while this lane verifies, another one drafts. Nothing here knows about
 other lanes: alternation is what two of these loops do to two FIFO services.
+
+The items of a step are built right before the port is called, with no suspension in between, and only for requests that
+are still alive. So a sequence that was released is never opened again.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ import structlog
 from coordinator.admission import Admission, Members
 from coordinator.ports import DraftPort, VerifyPort
 from coordinator.request import CacheView, Request
+from coordinator.shares import complete, shares
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
 from minedraft.telemetry.activity import ActivityLog, Role
-from minedraft.types import ItemStatus, Proposal, Verdict, VerifyItem
+from minedraft.types import DraftItem, ItemStatus, Proposal, Verdict, VerifyItem
 
 CROWDED_PAUSE_SECONDS: Final = 0.05
+RETRY_PAUSE_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,37 +41,38 @@ class Rounds:
     commit: Callable[[Request, VerifyItem, Verdict], None]
     fail: Callable[[Request, MinedraftError], None]
 
+    def shares(
+        self, requests: Sequence[Request], cache: Callable[[Request], CacheView], generation: int
+    ) -> dict[Request, int]:
+        """How many tail tokens each request may send in a step, by `coordinator.shares`."""
+        return shares(requests, cache, generation, budget=self.prefill_chunk, always=self.draft_tokens + 1)
+
 
 async def run(members: Members, rounds: Rounds) -> None:
     """Draft, verify, commit, for ever. Cancelling the task ends the lane."""
     while True:
         requests = await rounds.admission.at_boundary(members)
+        generation = rounds.verifier.generation
         try:
             proposals = await _draft(members.lane, requests, rounds)
             await _verify(members.lane, [request for request in requests if not request.dead], proposals, rounds)
-        except PeerUnavailable:
-            await rounds.verifier.wait_ready()  # nothing was committed; the same items are built again
+        except PeerUnavailable:  # nothing was committed; the same items are built again
+            if rounds.verifier.ready and rounds.verifier.generation == generation:
+                await asyncio.sleep(RETRY_PAUSE_SECONDS)
+            await rounds.verifier.wait_ready()
         except Exception as error:  # the lane outlives whatever one round does
             structlog.get_logger().exception("round failed", lane=members.lane)
             for request in requests:
-                if not request.dead:
-                    rounds.fail(request, InternalError(f"a round of lane {members.lane} failed: {error}"))
+                rounds.fail(request, InternalError(f"a round of lane {members.lane} failed: {type(error).__name__}"))
 
 
 async def _draft(lane: int, requests: Sequence[Request], rounds: Rounds) -> dict[int, Proposal]:
     """Proposals by sequence id. A drafter that is late or gone costs speed, never the round."""
     drafter = rounds.drafter
-    if drafter is None or not drafter.ready or rounds.draft_tokens == 0:
+    if drafter is None or not drafter.ready or not rounds.verifier.ready:
         return {}
     generation = drafter.generation
-    wanting = [request for request in requests if request.max_draft_tokens > 0 and request.room > 1]
-    verifiable = _verifiable(requests, rounds)
-    shares = _shares(wanting, lambda request: request.draft_cache, generation, rounds)
-    asked = [
-        (request, request.draft_item(generation, shares[request], rounds.draft_tokens if request in verifiable else 0))
-        for request in wanting
-        if shares[request]
-    ]
+    asked = _draft_items(requests, generation, rounds)
     if not asked:
         return {}
     try:
@@ -76,7 +82,7 @@ async def _draft(lane: int, requests: Sequence[Request], rounds: Rounds) -> dict
     rounds.activity.record(Role.DRAFTER, reply.timing)
     proposals = {}
     for (request, item), proposal in zip(asked, reply.proposals, strict=True):
-        _confirm(request.draft_cache, generation, item.base_len + len(item.tail_token_ids), proposal)
+        _confirm(request.draft_cache, generation, item, proposal)
         if proposal.status is ItemStatus.REJECTED:
             structlog.get_logger().warning("drafter refuses", request_id=request.request_id, reason=proposal.reason)
             request.max_draft_tokens = 0  # it will not change its mind: this request goes on without drafts
@@ -85,15 +91,33 @@ async def _draft(lane: int, requests: Sequence[Request], rounds: Rounds) -> dict
     return proposals
 
 
+def _draft_items(requests: Sequence[Request], generation: int, rounds: Rounds) -> list[tuple[Request, DraftItem]]:
+    """Drafts for the requests whose verification can emit; for the others the drafter's cache is filled in step."""
+    emitting = complete(
+        rounds.shares(requests, lambda request: request.verify_cache, rounds.verifier.generation),
+        lambda request: request.verify_cache,
+        rounds.verifier.generation,
+    )
+    wanting = [request for request in requests if request.max_draft_tokens > 0 and request.room > 1]
+    granted = rounds.shares(wanting, lambda request: request.draft_cache, generation)
+    asked = []
+    for request in wanting:
+        filled = request.draft_cache.length_in(generation) == len(request.committed_ids)
+        if granted[request] and (request in emitting or not filled):
+            drafts = rounds.draft_tokens if request in emitting else 0
+            asked.append((request, request.draft_item(generation, granted[request], drafts)))
+    return asked
+
+
 async def _verify(lane: int, requests: Sequence[Request], proposals: dict[int, Proposal], rounds: Rounds) -> None:
     """One verify step, and the commit of its verdicts. Raises PeerUnavailable when the verifier is gone."""
     verifier = rounds.verifier
     generation = verifier.generation
-    shares = _shares(requests, lambda request: request.verify_cache, generation, rounds)
+    granted = rounds.shares(requests, lambda request: request.verify_cache, generation)
     asked = [
-        (request, request.verify_item(generation, shares[request], proposals.get(request.id)))
-        for request in requests
-        if shares[request]
+        (request, request.verify_item(generation, share, proposals.get(request.id)))
+        for request, share in granted.items()
+        if share
     ]
     if not asked:
         return
@@ -101,17 +125,31 @@ async def _verify(lane: int, requests: Sequence[Request], proposals: dict[int, P
     rounds.activity.record(Role.VERIFIER, reply.timing)
     crowded = []
     for (request, item), verdict in zip(asked, reply.verdicts, strict=True):
-        if request.dead:
-            continue
-        _confirm(request.verify_cache, generation, item.base_len + len(item.tail_token_ids), verdict)
-        if verdict.status is ItemStatus.REJECTED:
-            rounds.fail(request, InternalError(f"the verifier refuses the request: {verdict.reason}"))
-        elif verdict.status is ItemStatus.NO_SPACE:
-            crowded.append(request)
-        elif verdict.status is ItemStatus.OK and item.emit:
-            rounds.commit(request, item, verdict)
+        if not request.dead:
+            _confirm(request.verify_cache, generation, item, verdict)
+            _settle(request, item, verdict, rounds)
+            if verdict.status is ItemStatus.NO_SPACE:
+                crowded.append(request)
     if crowded and len(crowded) == len(asked):
         await _make_room(crowded[-1], generation, rounds)
+
+
+def _settle(request: Request, item: VerifyItem, verdict: Verdict, rounds: Rounds) -> None:
+    """Act on one verdict of a request that is alive."""
+    match verdict.status:
+        case ItemStatus.OK if item.emit:
+            rounds.commit(request, item, verdict)
+        case ItemStatus.REJECTED if item.proposal is not None:  # its drafts may be what is wrong
+            structlog.get_logger().warning(
+                "verifier refuses drafts", request_id=request.request_id, reason=verdict.reason
+            )
+            request.max_draft_tokens = 0
+        case ItemStatus.REJECTED:
+            rounds.fail(request, InternalError(f"the verifier refuses the request: {verdict.reason}"))
+        case ItemStatus.GAP if item.base_len == 0:
+            rounds.fail(request, InternalError("the verifier misses tokens before the first"))
+        case _:  # a chunk was taken, or the next round resends from where the verifier says
+            pass
 
 
 async def _make_room(youngest: Request, generation: int, rounds: Rounds) -> None:
@@ -121,34 +159,13 @@ async def _make_room(youngest: Request, generation: int, rounds: Rounds) -> None
     await asyncio.sleep(CROWDED_PAUSE_SECONDS)
 
 
-def _confirm(cache: CacheView, generation: int, sent_len: int, result: Proposal | Verdict) -> None:
+def _confirm(cache: CacheView, generation: int, item: DraftItem | VerifyItem, result: Proposal | Verdict) -> None:
     """Note what the service holds: all that it was sent, or what it says when it could not take it."""
-    length = sent_len if result.status is ItemStatus.OK else min(result.cached_len, sent_len)
-    cache.confirm(generation, length)
-
-
-def _verifiable(requests: Sequence[Request], rounds: Rounds) -> set[Request]:
-    """The requests whose committed tokens the verifier can finish in this round: only they get drafts."""
-    generation = rounds.verifier.generation
-    shares = _shares(requests, lambda request: request.verify_cache, generation, rounds)
-    return {request for request in requests if shares[request] >= request.tail_len(request.verify_cache, generation)}
-
-
-def _shares(
-    requests: Sequence[Request], cache: Callable[[Request], CacheView], generation: int, rounds: Rounds
-) -> dict[Request, int]:
-    """How many tail tokens each request may send in this step; 0 leaves it out.
-
-    Sequences in the midst of decoding always go on: their tails are no longer than a round emits. Longer tails, which
-    are prompts and caches to be filled again, share the step's budget in order.
-    """
-    budget = rounds.prefill_chunk
-    shares = {}
-    for request in requests:
-        wanted = request.tail_len(cache(request), generation)
-        if wanted <= rounds.draft_tokens + 1:
-            shares[request] = wanted
-        else:
-            shares[request] = min(wanted, budget)
-            budget -= shares[request]
-    return shares
+    sent_len = item.base_len + len(item.tail_token_ids)
+    match result.status:
+        case ItemStatus.OK:
+            cache.confirm(generation, sent_len)
+        case ItemStatus.GAP:
+            cache.confirm(generation, min(result.cached_len, max(item.base_len - 1, 0)))
+        case ItemStatus.NO_SPACE | ItemStatus.REJECTED:
+            cache.confirm(generation, min(result.cached_len, item.base_len))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Final
 
 from coordinator.text import TextStream
 from minedraft.errors import MinedraftError
 from minedraft.generation import FinishReason, Output, SpeculationStats, Usage
 from minedraft.types import DraftItem, Proposal, SequenceParams, TokenLogprobs, VerifyItem
+
+
+WAKE_SECONDS: Final = 0.001
 
 
 @dataclass(slots=True)
@@ -72,13 +76,17 @@ class Sink:
 
     def put(self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> None:
         self._pieces.append(Output(self._request_id, text, token_ids, logprobs))
-        self._changed.set()
+        self._wake()
 
     def end(self, last: Output | MinedraftError) -> None:
         """Say how it ended; later calls are ignored."""
         if self._end is None:
             self._end = last
-            self._changed.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        """Wake the client's call a moment later: the lane's next step goes out first, and a model waits for that."""
+        asyncio.get_running_loop().call_later(WAKE_SECONDS, self._changed.set)
 
     @property
     def ending(self) -> str:
@@ -114,7 +122,7 @@ class Request:
     committed_ids: list[int]  # prompt and output
     max_draft_tokens: int
     max_len: int  # prompt and output together at most
-    blocks: int  # KV blocks reserved at the verifier
+    blocks: int  # KV blocks reserved at the verifier: what prompt and output can come to need
     text: TextStream
     sink: Sink
     draft_cache: CacheView = field(default_factory=CacheView)

@@ -111,7 +111,11 @@ class CoordinatorService:
         target = self._verifier.info
         if target is None:
             raise InternalError("a ready verifier has a model")
-        coordinator = Coordinator(self._settings, self._drafter, self._verifier, target, self._verifier.tokenizer)
+        try:
+            coordinator = Coordinator(self._settings, self._drafter, self._verifier, target, self._verifier.tokenizer)
+        except Exception:  # the tokenizers package raises bare Exception
+            structlog.get_logger().exception("the verifier's tokenizer cannot be used", model=target.model_id)
+            raise
         coordinator.start()
         self._servicer.coordinator = coordinator
         await server.serving()

@@ -9,7 +9,7 @@ from typing import Final
 
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import InvalidRequest
-from minedraft.generation import Chat, GenerateRequest, TokenIds
+from minedraft.generation import Chat, GenerateRequest, Prompt, Text, TokenIds
 from minedraft.types import ModelInfo, SamplingParams
 
 LONGEST_STOP: Final = 256  # characters
@@ -20,6 +20,10 @@ LARGEST_BIAS: Final = 100.0
 LARGEST_TEMPERATURE: Final = 100.0
 LARGEST_PENALTY: Final = 2.0
 LARGEST_REPETITION: Final = 100.0
+# Dividing logits by less would overflow float32, in a step that other requests share.
+SMALLEST_TEMPERATURE: Final = 1e-3
+SMALLEST_REPETITION: Final = 2**-6
+LONGEST_ECHO: Final = 64  # characters of a wrong value that an error repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +37,16 @@ class Rules:
         """The sampling parameters with the server's defaults. Raises InvalidRequest."""
         names = {self.settings.model_name, self.target.model_id} - {""}
         if request.model and request.model not in names:
-            raise InvalidRequest("model", f"{request.model!r} is not served; served: {', '.join(sorted(names))}")
+            wrong = request.model[:LONGEST_ECHO]
+            raise InvalidRequest("model", f"{wrong!r} is not served; served: {', '.join(sorted(names))}")
         _check_request_id(request.request_id)
-        if isinstance(request.prompt, Chat):
-            _check_chat(request.prompt)
+        _check_input(request.prompt)
         sampling = request.sampling
         if sampling.max_new_tokens == 0:
             sampling = replace(sampling, max_new_tokens=self.settings.default_max_new_tokens)
         _check_numbers(sampling)
         self._check_stop(sampling)
         self._check_tokens(sampling)
-        if sampling.min_new_tokens > sampling.max_new_tokens:
-            raise InvalidRequest("sampling.min_new_tokens", f"at most max_new_tokens, {sampling.max_new_tokens}")
         if sampling.logprobs is not None and not 0 <= sampling.logprobs <= self.settings.max_logprobs:
             raise InvalidRequest("sampling.logprobs", f"must be in [0, {self.settings.max_logprobs}]")
         return sampling
@@ -76,6 +78,8 @@ class Rules:
             raise InvalidRequest("sampling.stop_token_ids", f"at most {MOST_STOP_TOKENS}")
         if any(not 0 <= token < vocab for token in sampling.stop_token_ids):
             raise InvalidRequest("sampling.stop_token_ids", f"token ids must be in [0, {vocab})")
+        if sampling.min_new_tokens and len({*sampling.stop_token_ids, *self.target.eos_token_ids}) >= vocab:
+            raise InvalidRequest("sampling.min_new_tokens", "with these stop_token_ids no token would be allowed")
         if len(sampling.logit_bias) > MOST_BIASES:
             raise InvalidRequest("sampling.logit_bias", f"at most {MOST_BIASES} tokens")
         for token, bias in sampling.logit_bias.items():
@@ -86,21 +90,24 @@ class Rules:
 
 
 def _check_numbers(sampling: SamplingParams) -> None:
-    _within("temperature", sampling.temperature, 0, LARGEST_TEMPERATURE)
+    if sampling.temperature != 0:
+        _within("temperature", sampling.temperature, SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE, or_zero=True)
     _within("top_p", sampling.top_p, 0, 1, above=True)
     _within("min_p", sampling.min_p, 0, 1)
-    _within("repetition_penalty", sampling.repetition_penalty, 0, LARGEST_REPETITION, above=True)
+    _within("repetition_penalty", sampling.repetition_penalty, SMALLEST_REPETITION, LARGEST_REPETITION)
     _within("frequency_penalty", sampling.frequency_penalty, -LARGEST_PENALTY, LARGEST_PENALTY)
     _within("presence_penalty", sampling.presence_penalty, -LARGEST_PENALTY, LARGEST_PENALTY)
     _within("top_k", sampling.top_k, 0, 2**31 - 1)
     _within("max_new_tokens", sampling.max_new_tokens, 1, 2**31 - 1)
+    _within("min_new_tokens", sampling.min_new_tokens, 0, sampling.max_new_tokens)
     if sampling.seed is not None:
         _within("seed", sampling.seed, 0, 2**64 - 1)
 
 
-def _within(name: str, value: float, least: float, most: float, *, above: bool = False) -> None:
+def _within(name: str, value: float, least: float, most: float, *, above: bool = False, or_zero: bool = False) -> None:
     if not math.isfinite(value) or value > most or value < least or (above and value == least):
-        raise InvalidRequest(f"sampling.{name}", f"{value} is not in {'(' if above else '['}{least:g}, {most:g}]")
+        wanted = f"{'(' if above else '['}{least}, {most}]{' and not 0' if or_zero else ''}"
+        raise InvalidRequest(f"sampling.{name}", f"{value} is not in {wanted}")
 
 
 def _check_request_id(request_id: str) -> None:
@@ -108,8 +115,11 @@ def _check_request_id(request_id: str) -> None:
         raise InvalidRequest("request_id", f"at most {LONGEST_REQUEST_ID} printable characters")
 
 
-def _check_chat(chat: Chat) -> None:
-    if not chat.messages:
-        raise InvalidRequest("chat.messages", "at least 1 message is needed")
-    if any(not message.role for message in chat.messages):
-        raise InvalidRequest("chat.messages.role", "must not be empty")
+def _check_input(prompt: Prompt) -> None:
+    match prompt:
+        case Text(""):  # some tokenizers would make a token even of this
+            raise InvalidRequest("text", "the prompt is empty; at least 1 character is needed")
+        case Chat(()):
+            raise InvalidRequest("chat.messages", "at least 1 message is needed")
+        case Chat(messages) if any(not message.role for message in messages):
+            raise InvalidRequest("chat.messages.role", "must not be empty")

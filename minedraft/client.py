@@ -7,13 +7,14 @@
 Every call raises the family of `minedraft.errors`: InvalidRequest, Overloaded, PeerUnavailable, DeadlineExceeded,
 RequestCancelled or InternalError.
 """
+# ruff: noqa: ASYNC109  # a call's deadline is gRPC's own, and reaches the server
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -29,7 +30,7 @@ from minedraft.v1 import generation_pb2_grpc as pb_grpc
 HEALTH_REQUEST: Final = health_pb2.HealthCheckRequest(service="minedraft.v1.GenerationService")
 MAX_MESSAGE: Final = 64 * MIB
 POLL_SECONDS: Final = 0.05
-# gRPC's own pause between attempts to connect grows to two minutes; a server that was restarted should be found at once.
+# gRPC's own pause between attempts to connect grows to two minutes; a restarted server should be found at once.
 # A server that vanished without closing its connection is noticed after about 15 s.
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -52,7 +53,7 @@ class AsyncClient:
         self.address = address
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._service = pb_grpc.GenerationServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # its type stubs have no methods
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,7 +98,7 @@ class AsyncClient:
         return convert.read_server(response)
 
     async def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
-        """Return once the server is healthy and its verifier is connected. Raises PeerUnavailable after `timeout` seconds.
+        """Return once the server is healthy and its verifier is connected. Raises PeerUnavailable after `timeout` s.
 
         With `drafter`, wait also until its drafter, if it has one, is connected or refused.
         """
@@ -134,7 +135,7 @@ class Client:
         self.address = address
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._service = pb_grpc.GenerationServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # its type stubs have no methods
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +212,7 @@ def awaited_peer(info: ServerInfo, drafter: bool) -> str:
 
 
 def _written(request: GenerateRequest) -> pb.GenerateRequest:
-    """The message for a request. Raises InvalidRequest for numbers that the wire cannot carry, such as a seed below 0."""
+    """The message for a request. Raises InvalidRequest for numbers that the wire cannot carry: a seed below 0."""
     try:
         return convert.write_request(request)
     except (ValueError, TypeError) as error:

@@ -126,8 +126,8 @@ class CliSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MINEDRAFT_", frozen=True, extra="ignore")
 
-    home: Path = Field(Path("~/.cache/minedraft"), description="folder that fetched models are kept in")
-    address: str = Field("127.0.0.1:50050", description="address of the server that clients call")
+    home: Path = Field(default=Path("~/.cache/minedraft"), description="folder that fetched models are kept in")
+    address: str = Field(default="127.0.0.1:50050", description="address of the server that clients call")
 
     @property
     def demo_folder(self) -> Path:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 import uvloop
@@ -15,6 +15,11 @@ from minedraft import config
 from minedraft.config import ServiceSettings
 from minedraft.errors import SetupError
 from minedraft.telemetry import logs
+
+
+SWITCH_SECONDS: Final = 0.0005
+"""A thread that waits for the interpreter gets it after this long. The default, 5 ms, is a fifth of a verification: the
+event loop would not hear of the next step while the engine thread prepares this one."""
 
 
 class Service(Protocol):
@@ -34,6 +39,7 @@ def main(program: str, kind: type[S], build: Callable[[S], Service], arguments: 
     """Run one service until SIGTERM or SIGINT. Returns the exit code: 0, or 2 when it cannot start as configured."""
     try:
         settings = config.load(kind, program, sys.argv[1:] if arguments is None else arguments)
+        sys.setswitchinterval(SWITCH_SECONDS)
         logs.configure(program, settings.log_level, settings.log_format)
         uvloop.run(_serve(settings, build))
     except SetupError as error:

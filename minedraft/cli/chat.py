@@ -29,7 +29,7 @@ RESET: Final = "/reset"
 HELP: Final = "/reset forgets the conversation, Ctrl-C stops an answer, Ctrl-D leaves"
 
 
-def chat(
+def chat(  # noqa: PLR0917  # typer passes by name
     address: Address = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.7,
@@ -78,8 +78,13 @@ class Conversation:
         asked = [*self.turns, ChatMessage("user", question)]
         shown: list[str] = []
         request = GenerateRequest(Chat(tuple(asked)), self._sampling)
+
+        def show(text: str) -> None:
+            shown.append(text)
+            write_text(text)
+
         try:
-            read_answer(self._client.generate(request), lambda text: (shown.append(text), write_text(text))[1])
+            read_answer(self._client.generate(request), show)
         except KeyboardInterrupt:
             write_text(" [stopped]")
         except InvalidRequest as error:

@@ -17,7 +17,7 @@ from minedraft.cli.bench.report import Fields, activity, speculation
 from minedraft.cli.display import LogLines, status, write_text
 from minedraft.cli.options import prompt_of
 from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
-from minedraft.cli.stack_options import Draft, DraftTokens, ReadySeconds, Target, ThreadsDrafter, ThreadsVerifier
+from minedraft.cli.stack_options import Draft, DraftTokens, DType, ReadySeconds, Target, ThreadsDrafter, ThreadsVerifier
 from minedraft.cli.up import describe_drafter
 from minedraft.client import Client
 from minedraft.generation import GenerateRequest, ServerInfo, SpeculationStats
@@ -48,12 +48,13 @@ class Run:
         return self.answer.output.speculation or SpeculationStats()
 
 
-def demo(
+def demo(  # noqa: PLR0917  # typer passes by name
     prompt: Annotated[str, typer.Argument(help="what to ask")] = PROMPT,
     target: Target = "demo",
     draft: Draft = "ngram",
     draft_tokens: DraftTokens = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of the answer at most")] = 192,
+    dtype: DType = "float32",
     threads_verifier: ThreadsVerifier = 0,
     threads_drafter: ThreadsDrafter = 0,
     ready_seconds: ReadySeconds = 300.0,
@@ -68,7 +69,7 @@ def demo(
     console = Console(highlight=False, soft_wrap=True)
     models.ensure(target, draft)
     options = StackOptions(
-        target=target, draft=draft, draft_tokens=draft_tokens, threads_verifier=threads_verifier,
+        target=target, draft=draft, draft_tokens=draft_tokens, dtype=dtype, threads_verifier=threads_verifier,
         threads_drafter=threads_drafter, ready_seconds=ready_seconds, log_level="info" if verbose else "warning",
     )  # fmt: skip
     stack = Stack(options, log=LogLines()) if verbose else Stack(options)
@@ -89,9 +90,8 @@ def _introduce(console: Console, stack: Stack, info: ServerInfo, threads: int) -
         console.print(f"  verifier     {stack.verifier:<22} {target.model_id}, {target.dtype}, {threads} CPU thread(s)")
     if stack.drafter:
         console.print(f"  drafter      {stack.drafter:<22} {describe_drafter(info.drafter)}")
-    console.print(
-        f"  coordinator  {stack.coordinator:<22} {info.limits.lanes} lanes, up to K={info.limits.draft_tokens} drafts a round"
-    )
+    lanes = f"{info.limits.lanes} lanes, up to K={info.limits.draft_tokens} drafts a round"
+    console.print(f"  coordinator  {stack.coordinator:<22} {lanes}")
 
 
 def _show(console: Console, client: Client, prompt: str, max_new_tokens: int, draft_tokens: int) -> None:
@@ -152,10 +152,7 @@ def _conclusion(drafted: Run, plain: Run) -> str:
     )
     if same:
         return f"{speed}\nBoth answers are the same, token for token."
-    return (
-        f"{speed}\nThe answers differ: in {'bfloat16'} a tie can fall either way when batches have other shapes; in float32 "
-        "they do not."
-    )
+    return f"{speed}\nThe answers differ: see --dtype."
 
 
 def _by_position(stats: SpeculationStats) -> str:

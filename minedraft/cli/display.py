@@ -33,7 +33,7 @@ def write_text(text: str) -> None:
 def status(words: str) -> Iterator[Callable[[str], None]]:
     """Say on stderr what is being waited for: a spinner on a terminal, a line each elsewhere. Yields a setter."""
     if not notes.is_terminal:
-        yield lambda more: notes.print(more)
+        yield notes.print
         return
     with notes.status(words) as spinner:
         yield spinner.update

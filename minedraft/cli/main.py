@@ -1,5 +1,7 @@
-"""The command `minedraft`: one file a command, collected here. Exit codes: 0, 1 for a failed call, 2 for a wrong set-up,
-130 after Ctrl-C."""
+"""The command `minedraft`: one file a command, collected here.
+
+Exit codes: 0, 1 for a failed call, 2 for a wrong set-up, 130 after Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MINEDRA
 class Commands(TyperGroup):
     """Ends with one line on stderr and an exit code instead of a traceback, for every error of the family."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except MinedraftError as error:

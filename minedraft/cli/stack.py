@@ -120,8 +120,8 @@ class Stack:
     def start(self, progress: Callable[[str], None] = lambda _: None) -> ServerInfo:
         """Start all services; return once requests are served with the drafter's help.
 
-        `progress` is told in a few words what is being waited for. A refused drafter (another tokenizer) is not waited for. Raises SetupError with the words of the service that
-        could not start. Call `stop` in any case.
+        `progress` is told in a few words what is being waited for. A refused drafter (another tokenizer) is not waited
+        for. Raises SetupError with the words of the service that could not start. Call `stop` in any case.
         """
         _check_free(self._options.listen)
         deadline = time.monotonic() + self._options.ready_seconds

@@ -11,7 +11,7 @@ from minedraft.errors import SetupError
 
 MODELS = "Models and devices"
 LANES = "Lanes"
-PASS_ON = "Flags for one service alone"
+ONE_SERVICE = "Flags for one service alone"
 
 Target = Annotated[
     str,
@@ -49,10 +49,14 @@ LaneSize = Annotated[int, typer.Option(min=1, max=1024, help="requests in a lane
 DraftTokens = Annotated[
     int, typer.Option(min=0, max=64, help="K, drafts a round at most; 0 is plain decoding", rich_help_panel=LANES)
 ]
-VerifierFlags = Annotated[str, typer.Option(metavar="FLAGS", help="e.g. '--kv-cache-mib 512'", rich_help_panel=PASS_ON)]
-DrafterFlags = Annotated[str, typer.Option(metavar="FLAGS", help="e.g. '--draft-law dense'", rich_help_panel=PASS_ON)]
+VerifierFlags = Annotated[
+    str, typer.Option(metavar="FLAGS", help="e.g. '--kv-cache-mib 512'", rich_help_panel=ONE_SERVICE)
+]
+DrafterFlags = Annotated[
+    str, typer.Option(metavar="FLAGS", help="e.g. '--draft-law dense'", rich_help_panel=ONE_SERVICE)
+]
 CoordinatorFlags = Annotated[
-    str, typer.Option(metavar="FLAGS", help="e.g. '--queue-size 1000'", rich_help_panel=PASS_ON)
+    str, typer.Option(metavar="FLAGS", help="e.g. '--queue-size 1000'", rich_help_panel=ONE_SERVICE)
 ]
 ReadySeconds = Annotated[float, typer.Option(min=1, help="give up when nothing serves after this many seconds")]
 

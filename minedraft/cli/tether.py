@@ -1,8 +1,8 @@
-"""python -m minedraft.cli.tether SERVICE [FLAGS]: run a service that ends when its parent does, however the parent ends.
+"""python -m minedraft.cli.tether SERVICE [FLAGS]: run a service that ends when its parent does, however that ends.
 
 The parent keeps the write end of this process's stdin and never writes. When the parent is gone, even by kill -9, the
-system closes that end, and this process takes the end of file as SIGTERM. Unlike a signal on the parent's death this works
-on every system and does not depend on which thread of the parent started the process.
+system closes that end, and this process takes the end of file as SIGTERM. Unlike Linux's signal on the parent's death this
+works on every system, whichever thread of the parent started the process.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import structlog
 import torch
 
 from minedraft.config import EngineSettings
@@ -17,6 +18,7 @@ from minedraft.model import selfcheck
 from minedraft.model.base import CausalModel
 from minedraft.model.hf import HFModel
 from minedraft.model.loader import choose_device, load, locate
+from minedraft.model.packed import can_pack, pack_linears
 from minedraft.model.simulated import simulated_draft, simulated_target
 from minedraft.model.simulated_spec import SimulationSpec
 from minedraft.model.tokenizer import read_eos_token_ids, read_tokenizer
@@ -78,8 +80,12 @@ def open_model(
         eos_token_ids=eos_token_ids,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
+    if can_pack(model.dtype, model.device):
+        layers = pack_linears(model.module)
+        structlog.get_logger().info("weights packed for the CPU", layers=layers)
     if self_check:
-        selfcheck.check(model)
+        difference = selfcheck.check(model)
+        structlog.get_logger().info("self-check passed", difference=float(f"{difference:.2g}"))
     return model, tokenizer
 
 

@@ -13,8 +13,9 @@ from minedraft.errors import SetupError
 
 SUPPORTED: Final = frozenset(
     {
-        "arcee", "cohere", "ernie4_5", "gemma", "glm", "gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo",
-        "olmo2", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
+        "arcee", "cohere", "ernie4_5", "gemma", "glm", "gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral",
+        "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3",
+        "starcoder2",
     }
 )  # fmt: skip
 

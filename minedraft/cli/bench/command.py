@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -71,16 +71,17 @@ class LoadOptions:
 
     def build(self) -> list[GenerateRequest]:
         """Request i of a seeded bench has the seed `seed + i`."""
+        sampling = sampling_of(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
+            ignore_eos=self.ignore_eos,
+        )  # fmt: skip
         return [
             GenerateRequest(
                 prompt_of(text, raw=self.raw),
-                sampling_of(
-                    max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p,
-                    top_k=self.top_k, ignore_eos=self.ignore_eos, seed=None if self.seed is None else self.seed + number,
-                ),
+                sampling if self.seed is None else replace(sampling, seed=self.seed + number),
             )
             for number, text in enumerate(self.texts())
-        ]  # fmt: skip
+        ]
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -98,7 +99,7 @@ class LoadOptions:
         }
 
 
-def bench(
+def bench(  # noqa: PLR0917  # typer passes by name
     as_json: AsJson = False,
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="measure this server instead of a stack of its own")

@@ -1,13 +1,13 @@
 """What a closed loop measured, as the fields of `minedraft bench --json`. Pure.
 
-- `seconds` runs from the first request sent to the last one ended; prompts and the ramps at both ends are in it.
-- `steady` covers the time in which all C requests were in flight and past their first token: from when the last of the C
-  streams had its first token until the first worker had nothing left to send. Null when there was no such time.
+- `seconds` runs from the first request sent to the last one ended: prompts and the ramps at both ends are in it.
+- `steady` covers the time in which all C requests were in flight and past their first token: from the first token of the
+  last of the C streams until the first worker had nothing left to send. Null when there was no such time.
 - `ttft_ms`: from sending a request to its first token. `latency_ms`: to its end.
-- `itl_ms`: time between tokens as a client sees it. Tokens arrive in pieces, one a verification; a piece of n tokens that
-  comes g after the one before it counts as n gaps of g / n.
-- `verifier_busy`, `drafter_busy`: time in forward passes over wall time, by the server's clock; `..._engine_busy` adds the
-  steps' host work. `overlap`: share of the wall time in which both engines were at work.
+- `itl_ms`: time between tokens as a client sees it. Tokens arrive in pieces, one a verification; a piece of n tokens
+  that comes g after the one before it counts as n gaps of g / n.
+- `verifier_busy`, `drafter_busy`: time in forward passes over wall time, by the server's clock; `..._engine_busy` adds
+  the steps' host work. `overlap`: share of the wall time in which both engines were at work.
 - `acceptance_by_position`: drafts kept over drafts checked at each place of a proposal.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -93,11 +94,7 @@ def speculation(parts: Iterable[SpeculationStats]) -> Fields:
 
 def gaps(pieces: Sequence[tuple[float, int]]) -> list[float]:
     """Seconds between tokens: one entry for each token after the first piece."""
-    return [
-        (when - earlier) / count
-        for (earlier, _), (when, count) in zip(pieces, pieces[1:], strict=False)
-        for _ in range(count)
-    ]
+    return [(when - earlier) / count for (earlier, _), (when, count) in pairwise(pieces) for _ in range(count)]
 
 
 def percentiles(seconds: Iterable[float]) -> Fields:

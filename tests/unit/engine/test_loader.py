@@ -74,18 +74,18 @@ def test_model_id(folder: Path, tmp_path: Path) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="there is no model at .*nowhere: .*minedraft models pull"):
+    with pytest.raises(SetupError, match=r"there is no model at .*nowhere: .*minedraft models pull"):
         load(tmp_path / "nowhere")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="no config.json"):
+    with pytest.raises(SetupError, match=r"no config.json"):
         load(tmp_path)
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.bin").touch()
-    with pytest.raises(SetupError, match="neither a folder nor a .gguf file"):
+    with pytest.raises(SetupError, match=r"neither a folder nor a .gguf file"):
         load(tmp_path / "model.bin")
 
 

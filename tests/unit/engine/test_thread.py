@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ async def test_work_runs_elsewhere_and_comes_back(thread: EngineThread) -> None:
 async def test_first_come_first_served(thread: EngineThread) -> None:
     seen: list[int] = []
     blocker = Blocker(thread)
-    waiting = [thread.submit(lambda number=number: seen.append(number)) for number in range(3)]
+    waiting = [thread.submit(partial(seen.append, number)) for number in range(3)]
     thread.post(lambda: seen.append(3))
     waiting.append(thread.submit(lambda: seen.append(4)))
     blocker.let_go()
