@@ -2,8 +2,8 @@
 
     python benchmarks/equality.py [--target FOLDER] [--draft FOLDER] [--prompts 24] [--tokens 64] [--dtype float32]
 
-Writes benchmarks/results/equality.json. The three services run as processes of their own. `--draft` is the folder of a draft model
-for the proposer `model`; by default a copy of the target cut to its first and last two layers is made for it.
+Writes benchmarks/results/equality.json. The three services run as processes of their own. `--draft` is the folder of a
+draft model for the proposer `model`; by default a copy of the target cut to its first and last two layers is made.
 """
 
 from __future__ import annotations

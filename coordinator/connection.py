@@ -105,9 +105,9 @@ class Peer(Generic[Reply]):
         if not self.ready or generation != self.generation:
             raise PeerUnavailable(f"the {self.role} at {self.address} is not connected")
         step_id = next(self._step_ids)
+        self._outgoing.put_nowait(message(step_id))
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._awaited[step_id] = reply
-        self._outgoing.put_nowait(message(step_id))
         try:
             async with asyncio.timeout(seconds):
                 answer = await reply
@@ -129,6 +129,9 @@ class Peer(Generic[Reply]):
                 reason = await self._converse()
             except (grpc.RpcError, ProtocolError, TimeoutError, OSError) as error:
                 reason = _short(error)
+            except Exception as error:  # a peer is called again whatever ended the last call
+                reason = _short(error)
+                self._log.exception("connection failed")
             if self.generation > generation:
                 pause = FIRST_PAUSE_SECONDS
                 self._log.warning("peer lost", reason=reason, generation=self.generation)
@@ -186,8 +189,11 @@ class Peer(Generic[Reply]):
                 reply.set_exception(PeerUnavailable(f"the {self.role} at {self.address} went away"))
 
     async def _write(self, call: Any, outgoing: asyncio.Queue[Any]) -> None:
-        while True:
-            await call.write(await outgoing.get())
+        try:
+            while True:
+                await call.write(await outgoing.get())
+        except asyncio.InvalidStateError:  # the stream ended before the reader heard of it; its status says why
+            return
 
     async def _beat(self, outgoing: asyncio.Queue[Any]) -> None:
         """Notice a peer that is silent although its connection is up, such as a stopped process."""
@@ -207,8 +213,6 @@ class Peer(Generic[Reply]):
                 case "goodbye":
                     self._log.info("peer says goodbye", reason=message.goodbye.reason)
                     self._connected = False
-                    if not self._awaited:
-                        return
                 case "heartbeat":
                     pass
                 case _:
@@ -225,6 +229,7 @@ class Peer(Generic[Reply]):
         waiter = self._awaited.get(message.step_id)
         if waiter is not None and not waiter.done():
             waiter.set_result(self._read_reply(message))
+        self._awaited.pop(message.step_id, None)
 
     def _open(self, channel: grpc.aio.Channel) -> Any:
         raise NotImplementedError
@@ -248,6 +253,9 @@ def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:
 
 
 async def _why(call: Any) -> str:
+    """Why a stream ended. One that is still open is left by this side, after a goodbye."""
+    if not call.done():
+        return "it said goodbye"
     return f"{(await call.code()).name}: {await call.details()}"
 
 

@@ -148,6 +148,8 @@ class Coordinator:
         self._rules.check_prompt(asked, prompt_ids)
         if not self._accepting:
             raise PeerUnavailable("the server is shutting down")
+        if refusal := self._verifier.describe().refusal:
+            raise PeerUnavailable(refusal)
         drafts = self._settings.draft_tokens
         if asked.max_draft_tokens is not None:
             drafts = min(drafts, asked.max_draft_tokens)

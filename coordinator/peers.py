@@ -17,7 +17,7 @@ from minedraft.rpc.convert_steps import (
     write_draft_step,
     write_verify_step,
 )
-from minedraft.types import DraftItem, DraftReply, TokenizerFiles, VerifyItem, VerifyReply
+from minedraft.types import DraftItem, DraftReply, ModelInfo, TokenizerFiles, VerifyItem, VerifyReply
 from minedraft.v1 import drafter_pb2 as drafter
 from minedraft.v1 import drafter_pb2_grpc as drafter_grpc
 from minedraft.v1 import verifier_pb2 as verifier
@@ -34,6 +34,7 @@ class VerifyPeer(Peer[VerifyReply]):
     def __init__(self, address: str, settings: CoordinatorSettings) -> None:
         super().__init__(address, settings)
         self._tokenizer: TokenizerFiles | None = None
+        self._served: ModelInfo | None = None  # of the first connection: what requests were checked against
 
     @property
     def tokenizer(self) -> TokenizerFiles:
@@ -44,8 +45,11 @@ class VerifyPeer(Peer[VerifyReply]):
 
     @property
     def refusal(self) -> str:
-        if self._tokenizer and self.info and self.info.tokenizer_fingerprint != self._tokenizer.fingerprint:
-            return "the verifier came back with another tokenizer: restart the coordinator to serve the new model"
+        if self._served is None or self.info is None:
+            return ""
+        for name in ("tokenizer_fingerprint", "model_id", "vocab_size", "max_len", "eos_token_ids"):
+            if getattr(self.info, name) != getattr(self._served, name):
+                return f"the verifier came back with another {name}: restart the coordinator to serve the new model"
         return ""
 
     async def verify(self, lane: int, generation: int, items: Sequence[VerifyItem]) -> VerifyReply:
@@ -58,8 +62,12 @@ class VerifyPeer(Peer[VerifyReply]):
     def _results(self, reply: VerifyReply) -> Sequence[object]:
         return reply.verdicts
 
+    def _welcome(self, message: Any) -> None:
+        super()._welcome(message)
+        self._served = self._served or self.info
+
     async def _before_use(self, channel: grpc.aio.Channel) -> None:
-        if self._tokenizer is None:
+        if self._served is None:
             stub = verifier_grpc.VerifierServiceStub(channel)
             self._tokenizer = read_tokenizer(await stub.GetTokenizer(verifier.GetTokenizerRequest()))
 

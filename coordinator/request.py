@@ -11,7 +11,6 @@ from minedraft.errors import MinedraftError
 from minedraft.generation import FinishReason, Output, SpeculationStats, Usage
 from minedraft.types import DraftItem, Proposal, SequenceParams, TokenLogprobs, VerifyItem
 
-
 WAKE_SECONDS: Final = 0.001
 
 

@@ -146,7 +146,7 @@ S = TypeVar("S", bound=ServiceSettings)
 def load(kind: type[S], program: str, arguments: Sequence[str]) -> S:
     """The settings of one service from its flags and the environment. Raises SetupError that names each mistake."""
     try:
-        return kind(_cli_parse_args=list(arguments), _cli_prog_name=program)  # type: ignore[call-arg]
+        return kind(_cli_parse_args=list(arguments), _cli_prog_name=program)
     except ValidationError as mistake:
         raise SetupError("; ".join(_line(error["loc"], error["msg"]) for error in mistake.errors())) from None
     except SystemExit as stop:

@@ -16,7 +16,6 @@ from minedraft.config import ServiceSettings
 from minedraft.errors import SetupError
 from minedraft.telemetry import logs
 
-
 SWITCH_SECONDS: Final = 0.0005
 """A thread that waits for the interpreter gets it after this long. The default, 5 ms, is a fifth of a verification: the
 event loop would not hear of the next step while the engine thread prepares this one."""

@@ -29,7 +29,7 @@ RESET: Final = "/reset"
 HELP: Final = "/reset forgets the conversation, Ctrl-C stops an answer, Ctrl-D leaves"
 
 
-def chat(  # noqa: PLR0917  # typer passes by name
+def chat(
     address: Address = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.7,

@@ -23,15 +23,26 @@ from minedraft.client import Client
 from minedraft.generation import GenerateRequest, ServerInfo, SpeculationStats
 from minedraft.types import SamplingParams
 
-# Half of the answer repeats the question, as in editing or summarising: what prompt lookup is good at. The rest is new.
-PROMPT: Final = (
-    "Here is a Python function:\n\n"
-    "def total_price(items, tax_rate):\n"
-    "    total = 0\n"
-    "    for item in items:\n"
-    "        total = total + item.price * item.count\n"
-    "    return total * (1 + tax_rate)\n\n"
-    "Rewrite the function so that it also takes a discount, and explain what you changed."
+REPEATING: Final = (
+    "Summarise this text in three sentences:\n\n"
+    "Speculative decoding makes large language models faster. A small draft model proposes several tokens, and the "
+    "large target model checks all of them in one pass. Tokens that the target model agrees with are kept, and the "
+    "first one that it does not agree with is replaced. The output is the same as without the draft model, because the "
+    "target model decides about every token."
+)
+OPEN: Final = "What is the capital of France, and what is it known for?"
+# Prompt lookup drafts what the text already contains, so that one prompt alone would tell half of the story.
+EXAMPLES: Final = (
+    ("A prompt whose answer repeats much of it:", REPEATING),
+    ("A prompt whose answer is all new:", OPEN),
+)
+DIFFERENT: Final = (
+    "The two answers differ: this number type rounds otherwise in batches of other shapes. "
+    "With --dtype float32 they agree."
+)
+LANES_HINT: Final = (
+    "A single request keeps one lane busy. To see what two lanes do where drafting takes time, try\n"
+    "  minedraft bench --simulate drafter=5ms,verifier=25ms,accept=0.8 --lanes 2     and the same with --lanes 1"
 )
 WARM_UP_TOKENS: Final = 8
 
@@ -48,12 +59,15 @@ class Run:
         return self.answer.output.speculation or SpeculationStats()
 
 
-def demo(  # noqa: PLR0917  # typer passes by name
-    prompt: Annotated[str, typer.Argument(help="what to ask")] = PROMPT,
+def demo(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="what to ask; default: one prompt that is easy to draft for and one that is not"),
+    ] = None,
     target: Target = "demo",
     draft: Draft = "ngram",
     draft_tokens: DraftTokens = 4,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of the answer at most")] = 192,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens an answer at most")] = 128,
     dtype: DType = "float32",
     threads_verifier: ThreadsVerifier = 0,
     threads_drafter: ThreadsDrafter = 0,
@@ -78,7 +92,12 @@ def demo(  # noqa: PLR0917  # typer passes by name
             info = stack.start(waiting)
         _introduce(console, stack, info, threads_verifier or half_of_the_cores())
         with Client(stack.coordinator) as client:
-            _show(console, client, prompt, max_new_tokens, draft_tokens)
+            _run(client, OPEN, WARM_UP_TOKENS, None)
+            for title, text in EXAMPLES if prompt is None else (("The prompt:", prompt),):
+                console.print(f"\n{title}", style="bold")
+                console.print(text, markup=False)
+                _compare(console, client, text, max_new_tokens, draft_tokens)
+        console.print(f"\n{LANES_HINT}")
     finally:
         stack.stop()
 
@@ -94,10 +113,8 @@ def _introduce(console: Console, stack: Stack, info: ServerInfo, threads: int) -
     console.print(f"  coordinator  {stack.coordinator:<22} {lanes}")
 
 
-def _show(console: Console, client: Client, prompt: str, max_new_tokens: int, draft_tokens: int) -> None:
-    console.print("\nThe prompt:", style="bold")
-    console.print(prompt, markup=False)
-    _run(client, prompt, WARM_UP_TOKENS, None)
+def _compare(console: Console, client: Client, prompt: str, max_new_tokens: int, draft_tokens: int) -> None:
+    """Stream the answer, then measure the same prompt without drafts."""
     console.print("\nThe answer, greedy, as it is committed:", style="bold")
     drafted = _run(client, prompt, max_new_tokens, None, write_text)
     write_text("\n")
@@ -106,10 +123,6 @@ def _show(console: Console, client: Client, prompt: str, max_new_tokens: int, dr
     console.print()
     console.print(_comparison(drafted, plain, draft_tokens))
     console.print(_conclusion(drafted, plain))
-    console.print(
-        "One request keeps one lane busy. To see what two lanes do where drafting takes time, try\n"
-        "  minedraft bench --simulate drafter=5ms,verifier=25ms,accept=0.8 --lanes 2    and the same with --lanes 1"
-    )
 
 
 def _run(
@@ -135,12 +148,12 @@ def _comparison(drafted: Run, plain: Run, draft_tokens: int) -> Table:
     made.add_row("tokens", *(str(len(run.answer.output.token_ids)) for run in runs))
     made.add_row("seconds", *(f"{run.answer.seconds:.2f}" for run in runs))
     made.add_row("tokens a second", *(f"{run.answer.tokens_per_second:.1f}" for run in runs))
-    made.add_row("first token after", *(f"{1000 * run.answer.first_token_seconds:.0f} ms" for run in runs))
+    made.add_row("time to first token", *(f"{1000 * run.answer.first_token_seconds:.0f} ms" for run in runs))
     made.add_row("verifications", *(str(run.stats.rounds) for run in runs))
-    made.add_row("tokens a verification (acceptance length)", *(f"{run.stats.acceptance_length:.2f}" for run in runs))
+    made.add_row("acceptance length", *(f"{run.stats.acceptance_length:.2f}" for run in runs))
     made.add_row("drafts kept, by position", *(_by_position(run.stats) for run in runs))
     for words, name in (("verifier busy", "verifier_busy"), ("drafter busy", "drafter_busy")):
-        made.add_row(f"{words} (forward passes)", *(_percent(run.busy[name]) for run in runs))
+        made.add_row(words, *(_percent(run.busy[name]) for run in runs))
     return made
 
 
@@ -152,7 +165,7 @@ def _conclusion(drafted: Run, plain: Run) -> str:
     )
     if same:
         return f"{speed}\nBoth answers are the same, token for token."
-    return f"{speed}\nThe answers differ: see --dtype."
+    return f"{speed}\n{DIFFERENT}"
 
 
 def _by_position(stats: SpeculationStats) -> str:

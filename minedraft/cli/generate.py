@@ -31,7 +31,7 @@ from minedraft.generation import GenerateRequest
 from minedraft.types import TokenLogprobs
 
 
-def generate(  # noqa: PLR0917  # typer passes by name
+def generate(
     prompt: Annotated[str, typer.Argument(help="the prompt; - reads it from stdin")],
     as_json: AsJson = False,
     address: Address = None,

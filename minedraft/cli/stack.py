@@ -76,9 +76,11 @@ class Stack:
         self.verifier_process = ServiceProcess(
             "verifier", "verifier_service", verifier, listen=ANY_PORT, log=log, restart=restart
         )
-        self.drafter_process = drafter and ServiceProcess(
-            "drafter", "drafter_service", drafter, listen=ANY_PORT, log=log, restart=restart
-        )
+        self.drafter_process: ServiceProcess | None = None
+        if drafter:
+            self.drafter_process = ServiceProcess(
+                "drafter", "drafter_service", drafter, listen=ANY_PORT, log=log, restart=restart
+            )
         self.coordinator_process: ServiceProcess | None = None
         self._log = log
 

@@ -1,7 +1,7 @@
 """python -m minedraft.cli.tether SERVICE [FLAGS]: run a service that ends when its parent does, however that ends.
 
 The parent keeps the write end of this process's stdin and never writes. When the parent is gone, even by kill -9, the
-system closes that end, and this process takes the end of file as SIGTERM. Unlike Linux's signal on the parent's death this
+system closes that end, and this process takes the end of file as SIGTERM. Unlike Linux's signal on a parent's death it
 works on every system, whichever thread of the parent started the process.
 """
 

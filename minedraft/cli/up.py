@@ -40,7 +40,7 @@ class Terminated(BaseException):
     """SIGTERM or SIGHUP arrived. Like KeyboardInterrupt, for the way out of whatever is being done."""
 
 
-def up(  # noqa: PLR0917  # typer passes by name
+def up(
     target: Target = "demo",
     draft: Draft = "ngram",
     lanes: Lanes = 2,

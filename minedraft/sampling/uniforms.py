@@ -1,9 +1,9 @@
 """Random numbers without a state: a function of the request's seed, the position in the sequence and the role.
 
 Output therefore does not depend on lanes, batch mates, retries or the replica that computes it. The function is
-SplitMix64 (Steele, Lea & Flood, OOPSLA 2014, https://doi.org/10.1145/2660193.2660195) used as a counter: the n-th output
-of the stream that starts at s is `mix(s + (n + 1) * GAMMA)`. Seeds are uint64 carried as int64 of the same bits, and
-int64 arithmetic wraps.
+SplitMix64 (Steele, Lea & Flood, OOPSLA 2014, https://doi.org/10.1145/2660193.2660195) used as a counter: the n-th
+output of the stream that starts at s is `mix(s + (n + 1) * GAMMA)`. Seeds are uint64 carried as int64 of the same bits,
+and int64 arithmetic wraps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any mix of requests, cancellations, deadlines and failures: the right tokens, and afterwards nothing left anywhere."""
+"""Any mix of requests, cancellations, deadlines and failures: the right tokens, and nothing is left behind."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ def straddling() -> TargetText:
     encode = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     euro = encode.pre_tokenize_str("\u20ac")[0][0]  # three characters that stand for the bytes E2 82 AC
     extra = [euro, euro[1:] + euro[0], euro[:2], " " + euro[:1], euro[2] + euro, "ab", "cab"]
-    vocab = {token: index for index, token in enumerate([*alphabet, *(token.replace(" ", "\u0120") for token in extra)])}
+    vocab = {
+        token: index for index, token in enumerate([*alphabet, *(token.replace(" ", "\u0120") for token in extra)])
+    }
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()
     return TargetText(TokenizerFiles(tokenizer.to_str().encode(), "", {}, ""))
@@ -33,9 +35,19 @@ def straddling() -> TargetText:
 
 def sentencepiece() -> TargetText:
     """As Llama 2 and Mistral have it: words that begin with a sign for the space, and bytes for what is no word."""
-    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "\u2581a", "a", "b", "\u2581bc"]
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "\u2581",
+        "\u2581a",
+        "a",
+        "b",
+        "\u2581bc",
+    ]
     tokenizer = Tokenizer(
-        models.BPE({word: index for index, word in enumerate(words)}, [], byte_fallback=True, unk_token="<unk>")
+        models.BPE({word: index for index, word in enumerate(words)}, [], byte_fallback=True, unk_token=words[0])
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in words[:3]])
     tokenizer.decoder = decoders.Sequence(

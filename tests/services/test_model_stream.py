@@ -23,7 +23,8 @@ PARAMS = common.SequenceParams(prompt_len=1, rule=common.ACCEPTANCE_RULE_MATCH)
 
 
 def settings(**changes: Any) -> DrafterSettings:
-    return DrafterSettings(model="ngram", **({"listen": "127.0.0.1:0", "grace_seconds": 0.5} | changes))
+    fields: dict[str, Any] = {"model": "ngram", "listen": "127.0.0.1:0", "grace_seconds": 0.5} | changes
+    return DrafterSettings(**fields)
 
 
 @asynccontextmanager
@@ -142,11 +143,12 @@ async def test_stopping_says_goodbye_and_finishes_what_was_asked() -> None:
 
 async def test_health_and_reflection() -> None:
     async with drafter() as (_, channel):
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", FULL_NAME):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        reflect = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub
+        reflect = reflection(channel).ServerReflectionInfo()
         await reflect.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         listed = {service.name for service in (await reflect.read()).list_services_response.service}
         assert {FULL_NAME, "grpc.health.v1.Health"} <= listed

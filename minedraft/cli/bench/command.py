@@ -99,7 +99,7 @@ class LoadOptions:
         }
 
 
-def bench(  # noqa: PLR0917  # typer passes by name
+def bench(
     as_json: AsJson = False,
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="measure this server instead of a stack of its own")

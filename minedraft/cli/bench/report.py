@@ -1,8 +1,8 @@
 """What a closed loop measured, as the fields of `minedraft bench --json`. Pure.
 
 - `seconds` runs from the first request sent to the last one ended: prompts and the ramps at both ends are in it.
-- `steady` covers the time in which all C requests were in flight and past their first token: from the first token of the
-  last of the C streams until the first worker had nothing left to send. Null when there was no such time.
+- `steady` covers the time in which all C requests were in flight and past their first token: from the first token of
+  the last of the C streams until the first worker had nothing left to send. Null when there was no such time.
 - `ttft_ms`: from sending a request to its first token. `latency_ms`: to its end.
 - `itl_ms`: time between tokens as a client sees it. Tokens arrive in pieces, one a verification; a piece of n tokens
   that comes g after the one before it counts as n gaps of g / n.

@@ -1,4 +1,4 @@
-"""Model services in this process: ports that cache sequences as the real services do, check every item, and can fail."""
+"""Model services in this process: ports that cache sequences as the real ones do, check every item, and can fail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Result = TypeVar("Result", Proposal, Verdict)
 
 
 @dataclass
-class Sequence_:
+class Cached:
     """What the service caches of one sequence."""
 
     params: SequenceParams
@@ -86,7 +86,7 @@ class FakeService(Generic[Item, Result]):
         self.max_len = max_len
         self.num_blocks = num_blocks
         self.foreign_blocks = 0  # held by somebody else
-        self.sequences: dict[int, Sequence_] = {}
+        self.sequences: dict[int, Cached] = {}
         self.faults: list[str] = []  # what an item got wrong
         self.steps: list[Step] = []
         self.started = 0
@@ -127,10 +127,11 @@ class FakeService(Generic[Item, Result]):
                 await self._worker
 
     async def settled(self) -> None:
-        """Return once nothing is queued."""
-        while not self._queue.empty():
+        """Return once nothing is queued and cached, or when that takes too long to come true."""
+        for _ in range(200):
             await asyncio.sleep(0.01)
-        await asyncio.sleep(1.0)
+            if self.ready and self._queue.empty() and not self.sequences:
+                return
 
     def die(self) -> None:
         """Lose the connection and all that is cached; be back under a new generation a little later."""
@@ -210,7 +211,10 @@ class FakeService(Generic[Item, Result]):
         if item.base_len == 0 and item.params is None:
             self.faults.append(f"no params: {item}")
             return ItemStatus.REJECTED, 0
-        sequence = known or Sequence_(item.params)  # type: ignore[arg-type]  # checked above
+        params = item.params or (known.params if known else None)
+        if params is None:
+            raise AssertionError("a sequence without params was opened")
+        sequence: Cached = known or Cached(params)
         committed = [*sequence.token_ids[: item.base_len], *item.tail_token_ids]
         self._check(sequence.params, committed, drafts)
         others = sum(self._blocks(len(s.token_ids)) for key, s in self.sequences.items() if key != item.sequence_id)

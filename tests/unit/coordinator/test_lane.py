@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -261,7 +262,7 @@ def test_two_lanes_overlap_and_one_does_not() -> None:
     assert not any(max(a, c) < min(b, d) - 1e-9 for a, b in verified for c, d in drafted)
 
     verified, drafted = service_times(lanes=2)
-    gaps = [later[0] - earlier[1] for earlier, later in zip(verified, verified[1:], strict=False)]
+    gaps = [later[0] - earlier[1] for earlier, later in itertools.pairwise(verified)]
     assert max(gaps[1:20]) < 1e-6  # after the first rounds one verification follows the other
     overlap = sum(max(0.0, min(b, d) - max(a, c)) for a, b in verified for c, d in drafted)
     assert overlap > 0.9 * sum(d - c for c, d in drafted[1:20])

@@ -129,7 +129,7 @@ def test_a_template_that_refuses_is_a_wrong_request() -> None:
     ],
 )
 def test_a_template_can_do_no_harm(source: str) -> None:
-    with pytest.raises(InvalidRequest, match="^chat: the model's chat template refuses it: "):
+    with pytest.raises(InvalidRequest, match=r"^chat: the model's chat template refuses it: "):
         ChatTemplate(source, {}).render(TALK)
 
 

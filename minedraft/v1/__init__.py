@@ -1,0 +1,1 @@
+"""Stubs generated from protos/ by tools/stubs.py. Committed; do not edit."""
