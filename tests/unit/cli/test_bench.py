@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def shown(fields: dict[str, object]) -> str:
     settings = {
         "target_model": "toy", "drafter_model": "toy-draft", "lanes": 2, "draft_tokens": 4, "concurrency": 3
     }  # fmt: skip
-    console = Console(width=160, record=True, quiet=True)
+    console = Console(width=160, file=io.StringIO(), record=True)
     console.print(table({"settings": settings, **fields}))
     return console.export_text()
 
