@@ -45,7 +45,7 @@ def reject(
     kept = (u_accept * q_at_draft < p_at_draft) & (position < draft_len[:, None])
     accepted_len = kept.long().cumprod(dim=1).sum(dim=1)
 
-    law = p[sequence, accepted_len]  # right for a bonus token; a rejected draft leaves the residual
+    law = p[sequence, accepted_len].double()  # right for a bonus token; a rejected draft leaves the residual
     rejected = (accepted_len < draft_len).nonzero().squeeze(1)
     if len(rejected):
         law[rejected] = residual(law[rejected], draft_law(rejected, accepted_len[rejected]))

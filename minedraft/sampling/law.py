@@ -95,7 +95,7 @@ def _adjust(logits: Tensor, row: Row, eos_token_ids: Sequence[int]) -> None:
         logits.copy_(torch.where(seen, punished, logits))
     if sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0:
         counts = _counts([*row.token_ids[row.params.prompt_len :], *row.draft_ids], logits)
-        logits -= sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0)
+        logits -= sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0).to(counts.dtype)
     if row.position < row.params.prompt_len + sampling.min_new_tokens:
         logits[list({*eos_token_ids, *sampling.stop_token_ids})] = -torch.inf
 

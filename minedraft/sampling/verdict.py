@@ -155,8 +155,8 @@ def _mass_at(token_ids: Sequence[int], law: DraftLaw) -> list[float]:
             tokens = np.asarray(token_ids, dtype=np.int64)[:, None]
             return [float(mass) for mass in np.where(ids == tokens, _normalised(weights), 0.0).sum(axis=1)]
         case Dense(weights):
-            own = weights[np.arange(len(token_ids)), list(token_ids)].astype(np.float64)
-            return [float(mass) for mass in own / weights.sum(axis=1, dtype=np.float64)]
+            own = _normalised(weights)[np.arange(len(token_ids)), list(token_ids)]
+            return [float(mass) for mass in own]
         case _:
             return [1.0] * len(token_ids)
 

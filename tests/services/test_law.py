@@ -27,7 +27,10 @@ IMPOSSIBLE = 1e-9  # a right service is below this once in a thousand million ru
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return tiny_llama(folder / "target", layers=1), tiny_llama(folder / "draft", layers=1, noise=0.3)
+    return (
+        tiny_llama(folder / "target", layers=1, dtype="float32"),
+        tiny_llama(folder / "draft", layers=1, dtype="float32", noise=0.3),
+    )
 
 
 def law_of_pairs(folder: Path) -> dict[tuple[int, int], float]:
