@@ -17,6 +17,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from minedraft.errors import SetupError
+from minedraft.model import draft_vocabulary
 from minedraft.model.architectures import check_architecture
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
@@ -112,6 +113,8 @@ def _load_safetensors(folder: Path, dtype: str) -> PreTrainedModel:
         raise SetupError(f"{folder} holds quantized weights, which are not supported: use the model's plain weights")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if getattr(config, draft_vocabulary.SIZE, None):
+            return draft_vocabulary.load_draft(folder, config, DTYPES.get(dtype) or config.dtype or torch.float32)
         model, report = factory.from_pretrained(
             folder,
             config=config,
@@ -121,6 +124,8 @@ def _load_safetensors(folder: Path, dtype: str) -> PreTrainedModel:
             use_safetensors=True,
             output_loading_info=True,
         )
+    except SetupError:
+        raise
     except Exception as error:  # transformers and safetensors raise many kinds
         raise SetupError(f"the model in {folder} cannot be loaded: {one_line(error)}") from error
     # transformers fills what is missing with random numbers and goes on.

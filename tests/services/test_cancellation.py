@@ -1,4 +1,4 @@
-"""A thousand requests over loopback, a third of them cancelled at any moment: nothing stays behind in either service."""
+"""A thousand requests over loopback, a third of them cancelled at any moment: nothing stays behind anywhere."""
 
 from __future__ import annotations
 
