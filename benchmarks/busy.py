@@ -3,9 +3,9 @@
     python -m benchmarks.busy [--repeats 5] [--simulate drafter=5ms,verifier=25ms,accept=0.8]
 
 Three ways to serve: two lanes of 8, one lane of 8 (standard speculative decoding), one lane of 16 (as many requests in
-flight as two lanes of 8). Each is a closed loop over `minedraft bench` in processes of its own; the ways take turns, and
-medians over the repeats are kept. `verifier_busy` is time in forward passes over wall time, `verifier_engine_busy` adds
-the host work of its steps; all of the steady part, in which every place is taken.
+flight as two lanes of 8). Each is a closed loop over `minedraft bench` in processes of its own; the ways take turns,
+and medians over the repeats are kept. `verifier_busy` is time in forward passes over wall time,
+`verifier_engine_busy` adds the host work of its steps; all of the steady part, in which every place is taken.
 Writes benchmarks/results/busy.json.
 """
 

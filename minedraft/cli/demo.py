@@ -65,7 +65,7 @@ def demo(
         typer.Argument(help="what to ask; default: one prompt that is easy to draft for and one that is not"),
     ] = None,
     target: Target = "demo",
-    draft: Draft = "ngram",
+    draft: Draft = "auto",
     draft_tokens: DraftTokens = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens an answer at most")] = 128,
     dtype: DType = "float32",

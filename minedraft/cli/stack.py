@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from minedraft.cli.demo_model import model_path
+from minedraft.cli.demo_model import DEMO, draft_path, model_path
 from minedraft.cli.service import Log, ServiceProcess
 from minedraft.client import Client
 from minedraft.errors import PeerUnavailable, SetupError
@@ -22,6 +22,7 @@ from minedraft.generation import ServerInfo
 ANY_PORT: Final = "127.0.0.1:0"
 NONE: Final = "none"
 NGRAM: Final = "ngram"
+AUTO: Final = "auto"
 POLL_SECONDS: Final = 0.25
 EXTRA_SECONDS: Final = 2.0  # beyond its grace period before a service is killed
 
@@ -31,7 +32,7 @@ class StackOptions:
     """What the three services are to run. Flags for one service alone go into its `..._flags`."""
 
     target: str = ""  # a folder, a .gguf file or "demo"; may be empty with `simulate`
-    draft: str = NGRAM  # the same, or "ngram", or "none" for no drafter at all
+    draft: str = AUTO  # the same, or "ngram", or "none" for no drafter at all; "auto": demo for demo, else ngram
     lanes: int = 2
     draft_tokens: int = 4
     lane_size: int = 16
@@ -206,11 +207,19 @@ def _verifier_flags(options: StackOptions) -> list[str]:
     return [*model, *_engine_flags(options, options.threads_verifier), *options.verifier_flags]
 
 
+def resolved_draft(options: StackOptions) -> str:
+    """What `draft` means: a path, "demo", "ngram" or "none"."""
+    if options.draft != AUTO:
+        return options.draft
+    return DEMO if options.target == DEMO and not options.simulate else NGRAM
+
+
 def _drafter_flags(options: StackOptions) -> list[str] | None:
     """None: no drafter."""
     if options.draft == NONE:
         return None
-    model = options.draft if options.draft == NGRAM else model_path(options.draft)
+    draft = resolved_draft(options)
+    model = draft if draft == NGRAM else draft_path(draft, options.target)
     return ["--model", model, *_engine_flags(options, options.threads_drafter), *options.drafter_flags]
 
 

@@ -20,7 +20,9 @@ Target = Annotated[
 Draft = Annotated[
     str,
     typer.Option(
-        metavar="M", help="draft model: the same, or `ngram` (prompt lookup), or `none`", rich_help_panel=MODELS
+        metavar="M",
+        help="draft model: the same, `ngram` (prompt lookup), `none`, or `auto`: demo for demo, ngram for others",
+        rich_help_panel=MODELS,
     ),
 ]
 Simulate = Annotated[

@@ -42,7 +42,7 @@ class Terminated(BaseException):
 
 def up(
     target: Target = "demo",
-    draft: Draft = "ngram",
+    draft: Draft = "auto",
     lanes: Lanes = 2,
     draft_tokens: DraftTokens = 4,
     lane_size: LaneSize = 16,

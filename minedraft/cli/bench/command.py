@@ -125,7 +125,7 @@ def bench(
     top_k: TopK = 0,
     seed: Seed = None,
     target: Target = "demo",
-    draft: Draft = "ngram",
+    draft: Draft = "auto",
     simulate: Simulate = "",
     lanes: Lanes = 2,
     draft_tokens: DraftTokens = 4,

@@ -86,7 +86,7 @@ class FakeService(pb_grpc.GenerationServiceServicer):
                     yield write_output(Output("r1", "!", (33,)))
                 await asyncio.sleep(self.delay)
                 yield write_output(piece)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter when the call ends between two pieces
             self.cancelled.set()
             raise
         finally:
