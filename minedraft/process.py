@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -58,6 +59,8 @@ async def _serve(settings: S, build: Callable[[S], Service]) -> None:
         await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             address = starting.result()
+            gc.collect()
+            gc.freeze()  # what start-up made stays for good: later collections need not walk through it
             log.info("serving", address=address)
             if settings.announce:
                 sys.stdout.write(f"listening {address}\n")
