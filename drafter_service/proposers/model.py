@@ -10,8 +10,9 @@ from torch import Tensor
 from minedraft.config import DrafterSettings
 from minedraft.engine.build import Part, build_engine
 from minedraft.engine.runner import Engine, Feed, Refusal, Sequence
+from minedraft.model.draft_vocabulary import widen
 from minedraft.sampling.draft import Draft, DraftLawKind, collect, draw
-from minedraft.sampling.law import Row
+from minedraft.sampling.law import Row, argmax
 from minedraft.types import DraftItem, ModelInfo, Proposal, ServiceState
 
 
@@ -98,6 +99,15 @@ class ModelProposer:
 
     def _append(self, growing: Seq[Drafting], logits: Tensor) -> None:
         rows = [one.row() for one in growing]
-        drawn = draw(logits, rows, self.info.eos_token_ids, self._kind, self._top_m)
+        drawn = self._draw(logits, rows)
         for one, draft in zip(growing, drawn, strict=True):
             one.drafts.append(draft)
+
+    def _draw(self, logits: Tensor, rows: Seq[Row]) -> list[Draft]:
+        """A draft for each row. Laws are over the target's whole vocabulary; the likeliest token needs no law."""
+        known = self._engine.logit_token_ids
+        if known is not None:
+            if all(row.sampling.greedy and not row.sampling.changes_logits for row in rows):
+                return [Draft(token) for token in known[argmax(logits)].tolist()]
+            logits = widen(logits, known, self.info.vocab_size)
+        return draw(logits, rows, self.info.eos_token_ids, self._kind, self._top_m)

@@ -40,7 +40,8 @@ class StackOptions:
     simulate: str = ""
     threads_verifier: int = 0  # 0: half of the cores, at least 1
     threads_drafter: int = 0
-    dtype: str = "auto"
+    dtype: str = "auto"  # of the target
+    draft_dtype: str = "auto"  # of the draft model; whatever it is, the output is the target's
     device: str = "auto"
     max_len: int = 0  # 0: the model's own
     self_check: bool = True
@@ -188,10 +189,10 @@ def _common_flags(options: StackOptions) -> list[str]:
     return ["--log-level", options.log_level, "--grace-seconds", f"{options.grace_seconds:g}"]
 
 
-def _engine_flags(options: StackOptions, threads: int) -> list[str]:
+def _engine_flags(options: StackOptions, threads: int, dtype: str) -> list[str]:
     return [
         *("--threads", str(threads or half_of_the_cores())),
-        *("--dtype", options.dtype),
+        *("--dtype", dtype),
         *("--device", options.device),
         *("--max-len", str(options.max_len)),
         *(() if options.self_check else ("--no-self-check",)),
@@ -204,7 +205,7 @@ def _verifier_flags(options: StackOptions) -> list[str]:
     if not options.target and not options.simulate:
         raise SetupError("--target: name a model's folder, a .gguf file or `demo`, or give --simulate")
     model = ["--model", model_path(options.target)] if options.target else []
-    return [*model, *_engine_flags(options, options.threads_verifier), *options.verifier_flags]
+    return [*model, *_engine_flags(options, options.threads_verifier, options.dtype), *options.verifier_flags]
 
 
 def resolved_draft(options: StackOptions) -> str:
@@ -220,7 +221,12 @@ def _drafter_flags(options: StackOptions) -> list[str] | None:
         return None
     draft = resolved_draft(options)
     model = draft if draft == NGRAM else draft_path(draft, options.target)
-    return ["--model", model, *_engine_flags(options, options.threads_drafter), *options.drafter_flags]
+    return [
+        "--model",
+        model,
+        *_engine_flags(options, options.threads_drafter, options.draft_dtype),
+        *options.drafter_flags,
+    ]
 
 
 def _check_free(listen: str) -> None:

@@ -35,7 +35,11 @@ Simulate = Annotated[
 ]
 DType = Annotated[
     str,
-    typer.Option("--dtype", help="auto, float32, bfloat16, float16 or float64", rich_help_panel=MODELS),
+    typer.Option("--dtype", help="the target's: auto, float32, bfloat16, float16 or float64", rich_help_panel=MODELS),
+]
+DraftDType = Annotated[
+    str,
+    typer.Option("--draft-dtype", help="the draft model's; the output does not depend on it", rich_help_panel=MODELS),
 ]
 Device = Annotated[str, typer.Option(help="auto, or a torch device such as cuda:0", rich_help_panel=MODELS)]
 MaxLen = Annotated[int, typer.Option(min=0, help="longest sequence; 0: the model's own limit", rich_help_panel=MODELS)]

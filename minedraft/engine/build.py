@@ -17,6 +17,7 @@ from minedraft.kv.sizing import bytes_per_block, choose_num_blocks, machine_memo
 from minedraft.model import selfcheck
 from minedraft.model.base import CausalModel
 from minedraft.model.hf import HFModel
+from minedraft.model.llama import LlamaModel, is_family
 from minedraft.model.loader import choose_device, load, locate
 from minedraft.model.packed import can_pack, pack_linears
 from minedraft.model.simulated import simulated_draft, simulated_target
@@ -55,6 +56,8 @@ def build_engine(settings: EngineSettings, part: Part, instance_id: str = "") ->
             max_len=settings.max_len,
             self_check=settings.self_check,
         )
+    if part is Part.TARGET and model.logit_token_ids is not None:
+        raise SetupError(f"{settings.model} is a draft model that knows only frequent tokens: it cannot be a target")
     num_blocks = settings.num_blocks or _num_blocks(model, settings)
     engine = Engine(model, num_blocks, settings.block_size, instance_id or uuid.uuid4().hex)
     return Built(engine, tokenizer)
@@ -73,19 +76,23 @@ def open_model(
         from minedraft.model.gguf import read_gguf_tokenizer
 
         tokenizer, eos_token_ids = read_gguf_tokenizer(files.folder / files.gguf)
-    model = HFModel(
-        load(Path(path), dtype=dtype, device=choose_device(device)),
+    module = load(Path(path), dtype=dtype, device=choose_device(device))
+    kind = LlamaModel if is_family(module.config) else HFModel
+    model = kind(
+        module,
         model_id=files.model_id,
         max_len=max_len,
         eos_token_ids=eos_token_ids,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
-    if can_pack(model.dtype, model.device):
+    if kind is HFModel and can_pack(model.dtype, model.device):
         layers = pack_linears(model.module)
         structlog.get_logger().info("weights packed for the CPU", layers=layers)
     if self_check:
         difference = selfcheck.check(model)
         structlog.get_logger().info("self-check passed", difference=float(f"{difference:.2g}"))
+    if isinstance(model, LlamaModel):
+        model.release()
     return model, tokenizer
 
 

@@ -43,6 +43,7 @@ class Engine:
         self._leases: dict[str, dict[int, Sequence]] = {}
         self._forward_ns = 0
         self._instance_id = instance_id
+        self.logit_token_ids = model.logit_token_ids
         self.info = ModelInfo(
             model_id=model.model_id,
             architecture=model.architecture,
@@ -92,8 +93,9 @@ class Engine:
     def forward(self, feeds: Seq[Feed]) -> Tensor:
         """Feed tokens after the cached ones of each sequence, in one ragged pass, and count them as cached.
 
-        Returns the logits of the last `num_logits` tokens of each feed, in order: [R, V], the model's dtype. A sequence
-        may be fed once a pass, and no further than `begin` made room. Raises InternalError when the pass fails.
+        Returns the logits of the last `num_logits` tokens of each feed, in order: [R, V], or [R, n] for the tokens of
+        `logit_token_ids`, in the model's dtype. A sequence may be fed once a pass, and no further than `begin` made
+        room. Raises InternalError when the pass fails.
         """
         if not feeds:
             return torch.empty(0, self.info.vocab_size, dtype=self._model.dtype, device=self._model.device)

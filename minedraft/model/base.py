@@ -23,7 +23,11 @@ class CausalModel(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Number of logits."""
+        """Number of tokens that it can be fed; that of logits too, unless `logit_token_ids` says otherwise."""
+
+    @property
+    def logit_token_ids(self) -> Tensor | None:
+        """The tokens that a draft model with a vocabulary of its own has logits for: int64 [n], rising."""
 
     @property
     def max_len(self) -> int:
@@ -59,7 +63,8 @@ class CausalModel(Protocol):
     def simulated(self) -> bool: ...
 
     def forward(self, batch: RaggedBatch, store: KVStore) -> Tensor:
-        """Feed the batch's tokens, write their K and V to `store`, return the logits of its `logit_rows`: [R, V].
+        """Feed the batch's tokens, write their K and V to `store`, return the logits of its `logit_rows`: [R, V], or
+        [R, n] for the tokens of `logit_token_ids`.
 
         Reads only slots named by the batch. The result is complete when this returns, also on a GPU.
         """

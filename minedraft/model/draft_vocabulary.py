@@ -21,25 +21,20 @@ from minedraft.errors import SetupError
 SIZE: Final = "draft_vocab_size"
 MAP: Final = "d2t"
 HEAD: Final = "lm_head"
+ATTRIBUTE: Final = "draft_token_ids"
 
 
-class DraftVocabularyHead(nn.Module):
-    """An output layer over the draft vocabulary whose logits have the target's ids; all others are -inf."""
+def widen(logits: Tensor, token_ids: Tensor, vocab_size: int) -> Tensor:
+    """Logits under the target's ids, -inf for tokens that are not in the draft vocabulary. [R, n] -> [R, V]"""
+    wide = logits.new_full((len(logits), vocab_size), -torch.inf)
+    wide[:, token_ids] = logits
+    return wide
 
-    token_ids: Tensor  # int64 [draft vocabulary], target ids, rising
 
-    def __init__(self, linear: nn.Linear, token_ids: Tensor, vocab_size: int) -> None:
-        super().__init__()
-        self.linear = linear
-        self.vocab_size = vocab_size
-        self.register_buffer("token_ids", token_ids, persistent=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[..., H] -> [..., V]."""
-        logits: Tensor = self.linear(hidden)
-        wide = logits.new_full((*logits.shape[:-1], self.vocab_size), -torch.inf)
-        wide[..., self.token_ids] = logits
-        return wide
+def known_tokens(module: PreTrainedModel) -> Tensor | None:
+    """Target ids of the module's logits, int64 [n], rising; None when it has one for every token."""
+    found: Tensor | None = getattr(module, ATTRIBUTE, None)
+    return found
 
 
 def to_map(token_ids: Tensor) -> Tensor:
@@ -73,6 +68,6 @@ def load_draft(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> Pr
         raise SetupError(
             f"the weights in {folder} do not fit their config.json: {' '.join(str(error).split())[:300]}"
         ) from None
-    setattr(model, HEAD, DraftVocabularyHead(linear, token_ids, vocab_size))
+    model.register_buffer(ATTRIBUTE, token_ids, persistent=False)
     loaded: PreTrainedModel = model
     return loaded

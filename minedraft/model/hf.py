@@ -14,7 +14,7 @@ from minedraft.kv.store import KVStore
 from minedraft.model import attention
 from minedraft.model.architectures import check_architecture, longest
 from minedraft.model.attention import AttentionBackend, PagedStep
-from minedraft.model.draft_vocabulary import DraftVocabularyHead
+from minedraft.model.draft_vocabulary import known_tokens
 from minedraft.model.ragged import RaggedBatch
 from minedraft.model.sdpa import SdpaBackend
 
@@ -43,9 +43,8 @@ class HFModel:
         self.module = module
         self.model_id = model_id
         self.architecture: str = config.model_type
-        output = head()
-        narrow = isinstance(output, DraftVocabularyHead)
-        self.vocab_size = output.vocab_size if narrow else int(output.weight.shape[0])
+        self.logit_token_ids = known_tokens(module)
+        self.vocab_size = int(head().weight.shape[0] if self.logit_token_ids is None else config.vocab_size)
         self.max_len = longest(config, max_len)
         self.num_layers = int(config.num_hidden_layers)
         heads = int(config.num_attention_heads)

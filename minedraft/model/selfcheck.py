@@ -52,12 +52,7 @@ def check(model: HFModel) -> float:
 
 
 def relative_difference(paged: Tensor, stock: Tensor) -> float:
-    """Root mean square of the difference over that of `stock`, once each row's mean is taken off: both [n, V].
-
-    Columns without mass in `stock`, those outside a draft vocabulary, are left out.
-    """
-    known = (stock != -math.inf).any(dim=0)
-    paged, stock = paged[:, known], stock[:, known]
+    """Root mean square of the difference over that of `stock`, once each row's mean is taken off: both [n, V]."""
     paged, stock = (logits.double() - logits.double().mean(dim=1, keepdim=True) for logits in (paged, stock))
     scale = float(stock.square().mean())
     return float((float((paged - stock).square().mean()) / scale) ** 0.5) if scale else math.inf

@@ -39,6 +39,7 @@ class SimulatedModel:
     dtype = torch.float32
     device = torch.device("cpu")
     eos_token_ids = (EOS_ID,)
+    logit_token_ids = None
     simulated = True
 
     def __init__(self, spec: SimulationSpec, *, model_id: str, seconds: float, accept: float) -> None:

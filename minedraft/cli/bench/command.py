@@ -24,6 +24,7 @@ from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
 from minedraft.cli.stack_options import (
     CoordinatorFlags,
     Draft,
+    DraftDType,
     DrafterFlags,
     DraftTokens,
     DType,
@@ -131,6 +132,7 @@ def bench(
     draft_tokens: DraftTokens = 4,
     lane_size: LaneSize = 16,
     dtype: DType = "auto",
+    draft_dtype: DraftDType = "auto",
     self_check: SelfCheck = True,
     threads_verifier: ThreadsVerifier = 0,
     threads_drafter: ThreadsDrafter = 0,
@@ -156,6 +158,7 @@ def bench(
     options = StackOptions(
         target="" if simulate else target, draft=draft, lanes=lanes, draft_tokens=draft_tokens, lane_size=lane_size,
         simulate=simulate, threads_verifier=threads_verifier, threads_drafter=threads_drafter, dtype=dtype,
+        draft_dtype=draft_dtype,
         self_check=self_check, ready_seconds=ready_seconds, log_level="info" if verbose else "warning",
         verifier_flags=split("--verifier-flags", verifier_flags),
         drafter_flags=split("--drafter-flags", drafter_flags),

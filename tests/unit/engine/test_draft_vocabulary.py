@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from minedraft.engine.build import open_model
 from minedraft.errors import SetupError
-from minedraft.model.draft_vocabulary import to_map
+from minedraft.model.draft_vocabulary import known_tokens, to_map, widen
 from minedraft.model.loader import load
 from tests.models import tiny_llama
 
@@ -39,16 +39,23 @@ def rewrite(folder: Path, tensors: dict[str, torch.Tensor], **settings: object) 
 def test_logits_are_those_of_the_whole_model(folder: Path) -> None:
     token_ids = torch.tensor([[70, 299, 7, 150]])  # the input may be any token
     whole = load(folder.with_name("whole"))(input_ids=token_ids).logits[0]
-    narrow = load(folder)(input_ids=token_ids).logits[0]
-    torch.testing.assert_close(narrow[:, KNOWN], whole[:, KNOWN])
+    module = load(folder)
+    narrow, known = module(input_ids=token_ids).logits[0], known_tokens(module)
+    assert known is not None
+    assert known.tolist() == KNOWN.tolist()
+    torch.testing.assert_close(narrow, whole[:, KNOWN])
+    wide = widen(narrow, known, 300)
+    torch.testing.assert_close(wide[:, KNOWN], narrow)
     others = [token for token in range(300) if token not in KNOWN.tolist()]
-    assert bool((narrow[:, others] == -torch.inf).all())
+    assert bool((wide[:, others] == -torch.inf).all())
 
 
 def test_it_is_served_like_any_other(folder: Path) -> None:
     """Packed for the CPU, and through the self-check at start-up."""
     model, tokenizer = open_model(str(folder))
     assert model.vocab_size == 300
+    assert model.logit_token_ids is not None
+    assert model.logit_token_ids.tolist() == KNOWN.tolist()
     assert model.tokenizer_fingerprint == tokenizer.fingerprint
 
 

@@ -1,0 +1,154 @@
+"""The Llama family in our own words: the same arithmetic as `transformers`, with half of the operations.
+
+A small model's pass is many small operations, and on a CPU or a fast GPU launching them is a good part of the time.
+Here queries, keys and values come from one product, so do gate and up, and rotation is three operations. The
+`transformers` module is the oracle: the self-check at start-up compares the two, and its layers are let go afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # the name that everybody uses
+from transformers import PreTrainedModel
+
+from minedraft.kv.store import KVStore
+from minedraft.model.attention import AttentionPlan
+from minedraft.model.hf import HFModel
+from minedraft.model.packed import can_pack, pack_linears
+from minedraft.model.ragged import RaggedBatch
+
+FAMILY: Final = frozenset({"llama", "mistral", "qwen2"})
+
+
+def is_family(config: Any) -> bool:
+    """Whether the model is a Llama as it is written here."""
+    return (
+        config.model_type in FAMILY
+        and getattr(config, "hidden_act", "") == "silu"
+        and getattr(config, "partial_rotary_factor", None) in {None, 1.0}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer. H hidden, N query heads, M KV heads of D, I intermediate."""
+
+    before_attention: Tensor  # [H]
+    qkv: nn.Module  # [T, H] -> [T, (N + 2M) D]
+    out: nn.Module  # [T, N D] -> [T, H]
+    before_mlp: Tensor  # [H]
+    gate_up: nn.Module  # [T, H] -> [T, 2I]
+    down: nn.Module  # [T, I] -> [T, H]
+    scaling: float
+
+
+class LlamaModel(HFModel):
+    """A `CausalModel` for `is_family`. Holds its own, fused weights; `release` frees the module's."""
+
+    def __init__(self, module: PreTrainedModel, **about: Any) -> None:
+        super().__init__(module, **about)
+        inner: Any = module.base_model
+        head: Any = module.get_output_embeddings
+        self._eps = float(inner.norm.variance_epsilon)
+        self._embed: nn.Module = inner.embed_tokens
+        self._cos, self._sin = self._angles(inner.rotary_emb)
+        self._norm: Tensor = inner.norm.weight
+        fused = nn.ModuleList([_fused(layer) for layer in inner.layers])
+        self._head = nn.ModuleList([head()])  # in a list, so that packing can replace it
+        if can_pack(self.dtype, self.device):
+            pack_linears(fused)
+            pack_linears(self._head)
+        self._layers = [_layer(layer, parts) for layer, parts in zip(inner.layers, fused, strict=True)]
+        self._rotated = int(module.config.num_attention_heads) + self.kv_heads  # heads with a rotation: N + M
+
+    def release(self) -> None:
+        """Free the weights of the module's layers. It cannot be the oracle any more."""
+        inner: Any = self.module.base_model
+        inner.layers = nn.ModuleList()
+
+    @torch.inference_mode()
+    def _angles(self, rotary: Any) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of every position, as the module computes them. [max_len, D] each
+
+        A rotation turns (a, b) into (a cos - b sin, b cos + a sin): rolled by half, (b, a) wants (-sin, sin).
+        """
+        probe = torch.empty(1, 1, dtype=self.dtype, device=self.device)
+        cos, sin = rotary(probe, torch.arange(self.max_len, device=self.device).unsqueeze(0))
+        half = sin.shape[-1] // 2
+        return cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+
+    @torch.inference_mode()
+    def forward(self, batch: RaggedBatch, store: KVStore) -> Tensor:
+        """See `CausalModel.forward`. The logits have the model's dtype."""
+        indices = np.stack([batch.token_ids, batch.positions, batch.slots])
+        token_ids, positions, slots = torch.from_numpy(indices).to(self.device)  # one copy to the device, [3, T]
+        plan = self._backend.plan(batch, group_size=self._group_size, dtype=self.dtype, device=self.device)
+        x: Tensor = self._embed(token_ids)  # [T, H]
+        cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)  # [T, 1, D]
+        for layer, keys, values in zip(self._layers, store.keys, store.values, strict=True):
+            y = F.rms_norm(x, x.shape[-1:], layer.before_attention, self._eps)
+            x = x + layer.out(self._attend(layer, y, cos, sin, keys, values, slots, plan))
+            y = F.rms_norm(x, x.shape[-1:], layer.before_mlp, self._eps)
+            gate, up = layer.gate_up(y).chunk(2, dim=-1)
+            x = x + layer.down(F.silu(gate).mul_(up))
+        x = x[torch.from_numpy(batch.logit_rows).to(self.device)]
+        logits: Tensor = self._head[0](F.rms_norm(x, x.shape[-1:], self._norm, self._eps))
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return logits
+
+    def _attend(
+        self, layer: Layer, y: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor,
+        plan: AttentionPlan,
+    ) -> Tensor:  # fmt: skip
+        """Write the new K and V, attend. [T, H] -> [T, N D]"""
+        qkv = layer.qkv(y).view(len(y), -1, self.head_dim)  # [T, N + 2M, D]
+        turned = qkv[:, : self._rotated]
+        turned = torch.addcmul(turned * cos, turned.roll(self.head_dim // 2, -1), sin)  # [T, N + M, D]
+        heads = self._rotated - self.kv_heads
+        keys.index_copy_(0, slots, turned[:, heads:])
+        values.index_copy_(0, slots, qkv[:, self._rotated :])
+        return plan.attend(turned[:, :heads], keys, values, layer.scaling).reshape(len(y), -1)
+
+
+def _fused(layer: Any) -> nn.ModuleList:
+    attention, mlp = layer.self_attn, layer.mlp
+    return nn.ModuleList(
+        [
+            _joined(attention.q_proj, attention.k_proj, attention.v_proj),
+            _joined(attention.o_proj),
+            _joined(mlp.gate_proj, mlp.up_proj),
+            _joined(mlp.down_proj),
+        ]
+    )
+
+
+def _joined(*linears: nn.Linear) -> nn.Linear:
+    """One linear layer whose output is theirs in a row. A single one stays as it is."""
+    if len(linears) == 1:
+        return linears[0]
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    biases: list[Any] = [linear.bias for linear in linears]
+    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=biases[0] is not None, device="meta", dtype=weight.dtype)
+    joined.weight = nn.Parameter(weight, requires_grad=False)
+    if biases[0] is not None:
+        joined.bias = nn.Parameter(torch.cat([bias.detach() for bias in biases]), requires_grad=False)
+    return joined
+
+
+def _layer(layer: Any, parts: Any) -> Layer:
+    qkv, out, gate_up, down = parts
+    return Layer(
+        layer.input_layernorm.weight,
+        qkv,
+        out,
+        layer.post_attention_layernorm.weight,
+        gate_up,
+        down,
+        float(layer.self_attn.scaling),
+    )
