@@ -1,10 +1,10 @@
 """What one draft token costs beside one pass of the target: one thread, batch 1, one token a pass.
 
-    python -m benchmarks.draft_cost [--dtype bfloat16] [--context 128] [--passes 200]
+    python -m benchmarks.draft_cost [--dtype bfloat16] [--draft int8|plain] [--context 128] [--passes 200]
 
 Both through the engine that serves them, paged cache and all, in turns: a pass of the target, then a proposal of four
 drafts, of which the mean counts. Medians over all turns.
-Writes benchmarks/results/draft_cost-DTYPE.json.
+Writes benchmarks/results/draft_cost-DTYPE-DRAFT.json.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BLOCK_SIZE = 16
 K = 4
 
 
-def opened(path: str, dtype: str, context: int) -> Engine:
+def opened(path: str, dtype: str, context: int, *, int8: bool) -> Engine:
     """An engine with one sequence of `context` tokens."""
-    model, _ = open_model(path, dtype=dtype, self_check=False)
+    model, _ = open_model(path, dtype=dtype, self_check=False, int8=int8)
     engine = Engine(model, context // BLOCK_SIZE + 8, BLOCK_SIZE, "bench")
     params = SequenceParams(context, 1, AcceptanceRule.REJECTION, SamplingParams(temperature=0.0))
     feed(engine, DraftItem(1, 0, tuple(range(100, 100 + context)), params, 0))
@@ -60,19 +60,20 @@ def propose(proposer: ModelProposer, item: DraftItem) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--draft", choices=("int8", "plain"), default="int8", help="weights of the draft model")
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--passes", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(1)
     ensure(DEMO)
-    target = opened(model_path(DEMO), options.dtype, options.context)
-    drafter = opened(draft_path(DEMO, DEMO), options.dtype, options.context)
+    target = opened(model_path(DEMO), options.dtype, options.context, int8=False)
+    drafter = opened(draft_path(DEMO, DEMO), options.dtype, options.context, int8=options.draft == "int8")
     proposer = ModelProposer(drafter, DraftLawKind.TOP_M, 32)
     again = DraftItem(1, options.context, (500,), None, K)  # the same place each time, as after a rejection
     times = [(feed(target, again), propose(proposer, again)) for _ in range(options.passes)]
     pass_ms, draft_ms = (statistics.median(column) for column in zip(*times[20:], strict=True))
     report = {
-        "command": f"python -m benchmarks.draft_cost --dtype {options.dtype}",
+        "command": f"python -m benchmarks.draft_cost --dtype {options.dtype} --draft {options.draft}",
         "machine": platform.platform(),
         "threads": 1,
         "context": options.context,
@@ -82,7 +83,7 @@ def main() -> None:
         "bar": 0.125,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"draft_cost-{options.dtype}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / f"draft_cost-{options.dtype}-{options.draft}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
 

@@ -18,6 +18,7 @@ from minedraft.errors import SetupError
 
 MIB = 1 << 20
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+WeightsName = Literal["auto", "plain", "int8"]
 DraftLawName = Literal["point_mass", "top_m", "dense"]
 
 
@@ -54,6 +55,10 @@ class EngineSettings(ServiceSettings):
 
     model: str = Field("", description="folder of the model, or a .gguf file")
     dtype: DTypeName = Field("auto", description="number type of weights and cache; auto: the model's own")
+    weights: WeightsName = Field(
+        "auto",
+        description="plain, or int8 on a CPU; auto: int8 for a draft model whose dtype is auto, plain for a target",
+    )
     device: str = Field("auto", description="torch device; auto: cuda where there is one, else cpu")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the engine; 0: torch's choice")
     block_size: Annotated[int, Field(ge=1, le=1024)] = Field(16, description="tokens in a KV block")

@@ -39,7 +39,11 @@ DType = Annotated[
 ]
 DraftDType = Annotated[
     str,
-    typer.Option("--draft-dtype", help="the draft model's; the output does not depend on it", rich_help_panel=MODELS),
+    typer.Option(
+        "--draft-dtype",
+        help="the draft model's; auto on a CPU: 8-bit weights. The output does not depend on it",
+        rich_help_panel=MODELS,
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, or a torch device such as cuda:0", rich_help_panel=MODELS)]
 MaxLen = Annotated[int, typer.Option(min=0, help="longest sequence; 0: the model's own limit", rich_help_panel=MODELS)]

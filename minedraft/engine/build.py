@@ -17,6 +17,7 @@ from minedraft.kv.sizing import bytes_per_block, choose_num_blocks, machine_memo
 from minedraft.model import selfcheck
 from minedraft.model.base import CausalModel
 from minedraft.model.hf import HFModel
+from minedraft.model.int8 import can_quantize, quantize_linears
 from minedraft.model.llama import LlamaModel, is_family
 from minedraft.model.loader import choose_device, load, locate
 from minedraft.model.packed import can_pack, pack_linears
@@ -55,6 +56,7 @@ def build_engine(settings: EngineSettings, part: Part, instance_id: str = "") ->
             device=settings.device,
             max_len=settings.max_len,
             self_check=settings.self_check,
+            int8=_wants_int8(settings, part),
         )
     if part is Part.TARGET and model.logit_token_ids is not None:
         raise SetupError(f"{settings.model} is a draft model that knows only frequent tokens: it cannot be a target")
@@ -64,9 +66,13 @@ def build_engine(settings: EngineSettings, part: Part, instance_id: str = "") ->
 
 
 def open_model(
-    path: str, *, dtype: str = "auto", device: str = "auto", max_len: int = 0, self_check: bool = True
-) -> tuple[HFModel, TokenizerFiles]:
-    """The model and tokenizer at `path`, checked against the stock model unless told otherwise. Raises SetupError."""
+    path: str, *, dtype: str = "auto", device: str = "auto", max_len: int = 0, self_check: bool = True,
+    int8: bool = False,
+) -> tuple[HFModel, TokenizerFiles]:  # fmt: skip
+    """The model and tokenizer at `path`, checked against the stock model unless told otherwise. Raises SetupError.
+
+    With `int8` the weights of linear layers are rounded to 8 bits after the check, and all else is float32.
+    """
     if not path:
         raise SetupError("no model was given: pass --model FOLDER, or fetch one with `minedraft models pull demo`")
     files = locate(Path(path))
@@ -76,7 +82,10 @@ def open_model(
         from minedraft.model.gguf import read_gguf_tokenizer
 
         tokenizer, eos_token_ids = read_gguf_tokenizer(files.folder / files.gguf)
-    module = load(Path(path), dtype=dtype, device=choose_device(device))
+    place = choose_device(device)
+    if int8 and not can_quantize(place):
+        raise SetupError(f"--weights int8 is not available on {place} with this build of PyTorch: give --weights plain")
+    module = load(Path(path), dtype="float32" if int8 else dtype, device=place)
     kind = LlamaModel if is_family(module.config) else HFModel
     model = kind(
         module,
@@ -85,15 +94,24 @@ def open_model(
         eos_token_ids=eos_token_ids,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
-    if kind is HFModel and can_pack(model.dtype, model.device):
-        layers = pack_linears(model.module)
-        structlog.get_logger().info("weights packed for the CPU", layers=layers)
+    log = structlog.get_logger()
+    if not int8 and can_pack(model.dtype, model.device):
+        log.info("weights packed for the CPU", layers=model.replace_linears(pack_linears))
     if self_check:
         difference = selfcheck.check(model)
-        structlog.get_logger().info("self-check passed", difference=float(f"{difference:.2g}"))
+        log.info("self-check passed", difference=float(f"{difference:.2g}"))
+    if int8:
+        log.info("weights rounded to 8 bits", layers=model.replace_linears(quantize_linears))
     if isinstance(model, LlamaModel):
         model.release()
     return model, tokenizer
+
+
+def _wants_int8(settings: EngineSettings, part: Part) -> bool:
+    """By default for draft models on a CPU, whose rounding changes no output; never for a target unless told so."""
+    if settings.weights != "auto":
+        return settings.weights == "int8"
+    return part is Part.DRAFT and settings.dtype == "auto" and can_quantize(choose_device(settings.device))
 
 
 def _num_blocks(model: CausalModel, settings: EngineSettings) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from minedraft.errors import SetupError
@@ -68,6 +69,10 @@ class HFModel:
         self.module.set_attn_implementation(name)
         if self.module.config._attn_implementation != name:
             raise SetupError(f"architecture {self.architecture} does not let its attention be replaced")
+
+    def replace_linears(self, replace: Callable[[nn.Module], int]) -> int:
+        """Let `replace` put other layers in the place of each `nn.Linear` that a pass uses; how many it replaced."""
+        return replace(self.module)
 
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, store: KVStore) -> Tensor:

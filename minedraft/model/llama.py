@@ -7,6 +7,8 @@ Here queries, keys and values come from one product, so do gate and up, and rota
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +21,6 @@ from transformers import PreTrainedModel
 from minedraft.kv.store import KVStore
 from minedraft.model.attention import AttentionPlan
 from minedraft.model.hf import HFModel
-from minedraft.model.packed import can_pack, pack_linears
 from minedraft.model.ragged import RaggedBatch
 
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2"})
@@ -58,18 +59,28 @@ class LlamaModel(HFModel):
         self._embed: nn.Module = inner.embed_tokens
         self._cos, self._sin = self._angles(inner.rotary_emb)
         self._norm: Tensor = inner.norm.weight
-        fused = nn.ModuleList([_fused(layer) for layer in inner.layers])
-        self._head = nn.ModuleList([head()])  # in a list, so that packing can replace it
-        if can_pack(self.dtype, self.device):
-            pack_linears(fused)
-            pack_linears(self._head)
-        self._layers = [_layer(layer, parts) for layer, parts in zip(inner.layers, fused, strict=True)]
+        self._linears = nn.ModuleList([*(_fused(layer) for layer in inner.layers), nn.ModuleList([head()])])
+        self._layers = [_layer(layer, parts) for layer, parts in zip(inner.layers, self._linears, strict=False)]
         self._rotated = int(module.config.num_attention_heads) + self.kv_heads  # heads with a rotation: N + M
+
+    def replace_linears(self, replace: Callable[[nn.Module], int]) -> int:
+        """See `HFModel.replace_linears`. The module keeps its own layers: it is the oracle."""
+        count = replace(self._linears)
+        self._layers = [
+            dataclasses.replace(layer, qkv=qkv, out=out, gate_up=gate_up, down=down)
+            for layer, (qkv, out, gate_up, down) in zip(self._layers, map(_children, self._linears), strict=False)
+        ]
+        return count
 
     def release(self) -> None:
         """Free the weights of the module's layers. It cannot be the oracle any more."""
         inner: Any = self.module.base_model
         inner.layers = nn.ModuleList()
+
+    @property
+    def _head(self) -> nn.Module:
+        (head,) = _children(self._linears[-1])
+        return head
 
     @torch.inference_mode()
     def _angles(self, rotary: Any) -> tuple[Tensor, Tensor]:
@@ -97,7 +108,7 @@ class LlamaModel(HFModel):
             gate, up = layer.gate_up(y).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate).mul_(up))
         x = x[torch.from_numpy(batch.logit_rows).to(self.device)]
-        logits: Tensor = self._head[0](F.rms_norm(x, x.shape[-1:], self._norm, self._eps))
+        logits: Tensor = self._head(F.rms_norm(x, x.shape[-1:], self._norm, self._eps))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return logits
@@ -126,6 +137,10 @@ def _fused(layer: Any) -> nn.ModuleList:
             _joined(mlp.down_proj),
         ]
     )
+
+
+def _children(parent: nn.Module) -> list[nn.Module]:
+    return list(parent.children())
 
 
 def _joined(*linears: nn.Linear) -> nn.Linear:
