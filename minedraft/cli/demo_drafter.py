@@ -1,4 +1,4 @@
-"""The demo target's own draft model: made by `minedraft distill`, shipped with this package without its embeddings."""
+"""The demo target's own draft model: made by `minedraft distill`, comes with this package."""
 
 from __future__ import annotations
 

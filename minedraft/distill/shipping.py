@@ -1,7 +1,7 @@
-"""Draft models without the target's embeddings, as they are shipped, and with them again, as they are served.
+"""Draft models as they are shipped: small; and as they are served.
 
 A student's input embeddings are its target's, bit for bit: more than half of its weights, and whoever has the target
-has them already.
+has them already. The matrices that are its own travel with 8 bits and one scale a row, which is how a CPU serves them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,13 +21,23 @@ from minedraft.distill.student import TOKENIZER_FILES
 from minedraft.errors import SetupError
 
 EMBEDDINGS: Final = "model.embed_tokens.weight"
+SCALE: Final = ".scale"
+LARGEST: Final = 127
 WEIGHTS: Final = "model.safetensors"
 
 
 def strip(drafter: Path, out: Path) -> None:
-    """Write `drafter` to `out` without embeddings and tokenizer."""
-    tensors = load_file(drafter / WEIGHTS)
-    del tensors[EMBEDDINGS]
+    """Write `drafter` to `out` without embeddings and tokenizer, its matrices with 8 bits a weight."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in load_file(drafter / WEIGHTS).items():
+        if name == EMBEDDINGS:
+            continue
+        if weight.dim() == 2:
+            scales = (weight.float().abs().amax(dim=1) / LARGEST).clamp(min=1e-12)
+            tensors[name] = (weight.float() / scales[:, None]).round().to(torch.int8)
+            tensors[name + SCALE] = scales
+        else:
+            tensors[name] = weight
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     shutil.copy(drafter / "config.json", out / "config.json")
@@ -37,7 +48,13 @@ def complete(shipped: Path, target: Path, folder: Path) -> None:
 
     Raises SetupError when `target` has no such embeddings.
     """
-    tensors = load_file(shipped / WEIGHTS) | {EMBEDDINGS: _embeddings(target)}
+    packed = load_file(shipped / WEIGHTS)
+    tensors = {EMBEDDINGS: _embeddings(target)}
+    for name, weight in packed.items():
+        if weight.dtype is torch.int8:
+            tensors[name] = (weight.float() * packed[name + SCALE][:, None]).bfloat16()
+        elif not name.endswith(SCALE):
+            tensors[name] = weight
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder.parent) as scratch:
         made = Path(scratch) / "drafter"

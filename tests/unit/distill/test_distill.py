@@ -210,9 +210,16 @@ def test_shipping_leaves_out_what_the_target_has(target: PreTrainedModel, folder
     Student(target, (0,), torch.arange(0, VOCAB, 2)).export(tmp_path / "made", folder)
     shipping.strip(tmp_path / "made", tmp_path / "shipped")
     assert not (tmp_path / "shipped" / "tokenizer.json").exists()
-    assert "model.embed_tokens.weight" not in load_file(tmp_path / "shipped" / "model.safetensors")
+    shipped = load_file(tmp_path / "shipped" / "model.safetensors")
+    assert "model.embed_tokens.weight" not in shipped
+    assert all(weight.dtype is torch.int8 for weight in shipped.values() if weight.dim() == 2)
     shipping.complete(tmp_path / "shipped", folder, tmp_path / "completed")
     whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("made", "completed"))
     assert set(whole) == set(again)
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    for name, weight in whole.items():
+        if weight.dim() == 2 and "embed" not in name:
+            step = weight.float().abs().amax(dim=1, keepdim=True) / 127
+            assert bool(((again[name].float() - weight.float()).abs() <= step).all()), name  # half a step, and bfloat16
+        else:
+            assert torch.equal(again[name], weight), name
     assert {path.name for path in (tmp_path / "completed").iterdir()} >= {"config.json", "tokenizer.json"}
