@@ -1,7 +1,7 @@
 """What speculation does for the demo target: acceptance, and speed against plain decoding, one request at a time.
 
     python -m benchmarks.pair [--draft demo|ngram|FOLDER] [--prompts benchmarks/prompts/trial.jsonl] [--dtype auto]
-                              [--temperatures 0,0.8] [--tokens 128]
+                              [--temperatures 0,0.8] [--tokens 128] [--seed N]
 
 Every prompt goes through the chat template and is asked twice in turn, with K=4 and with K=0, in the real services with
 one thread each. Writes benchmarks/results/pair-DRAFT-PROMPTS-DTYPE.json.
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--temperatures", default="0,0.8")
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--seed", type=int, help="seeds every request: the rule MATCH in place of rejection")
     options = parser.parse_args()
     ensure(DEMO)
     stack = StackOptions(
@@ -43,7 +44,7 @@ def main() -> None:
     with Stack(stack) as running, Client(running.coordinator) as client:
         measure(client, prompts[:2], 0.0, 16)  # warm
         trials = [
-            asdict(measure(client, prompts, float(temperature), options.tokens))
+            asdict(measure(client, prompts, float(temperature), options.tokens, seed=options.seed))
             for temperature in options.temperatures.split(",")
         ]
     report = {
@@ -56,7 +57,8 @@ def main() -> None:
         "trials": trials,
     }
     RESULTS.mkdir(exist_ok=True)
-    name = f"pair-{Path(options.draft).name}-{options.prompts.stem}-{options.dtype}.json"
+    seeded = "" if options.seed is None else "-seeded"
+    name = f"pair-{Path(options.draft).name}-{options.prompts.stem}-{options.dtype}{seeded}.json"
     (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 

@@ -20,7 +20,7 @@ class Trial:
     acceptance_by_position: tuple[float, ...]
     tokens_per_second: float
     plain_tokens_per_second: float  # with K=0, the same prompts in turn with the drafted ones
-    equal_answers: int | None  # greedy: prompts whose tokens are the same with drafts and without; None when sampled
+    equal_answers: int | None  # prompts with the same tokens with drafts and without; None without a seed
     prompts: int
     tokens: int
 
@@ -31,12 +31,14 @@ def measure(
     temperature: float,
     max_new_tokens: int,
     progress: Callable[[], None] = lambda: None,
+    *,
+    seed: int | None = None,
 ) -> Trial:
-    """Ask each prompt twice, with drafts and without, one request at a time."""
+    """Ask each prompt twice, with drafts and without, one request at a time. A seed means the rule MATCH."""
     seconds, tokens = [0.0, 0.0], [0, 0]
     emitted = rounds = equal = 0
     kept, drafted = [0] * 64, [0] * 64
-    sampling = SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens)
+    sampling = SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     for text in prompts:
         request = GenerateRequest(Chat((ChatMessage("user", text),)), sampling)
         outputs: list[Output] = []
@@ -63,7 +65,7 @@ def measure(
         acceptance_by_position=tuple(good / all_ for good, all_ in zip(kept, drafted, strict=True) if all_),
         tokens_per_second=tokens[0] / seconds[0],
         plain_tokens_per_second=tokens[1] / seconds[1],
-        equal_answers=equal if temperature == 0 else None,
+        equal_answers=equal if temperature == 0 or seed is not None else None,
         prompts=len(prompts),
         tokens=tokens[0],
     )
