@@ -106,8 +106,9 @@ class ModelProposer:
     def _draw(self, logits: Tensor, rows: Seq[Row]) -> list[Draft]:
         """A draft for each row. Laws are over the target's whole vocabulary; the likeliest token needs no law."""
         known = self._engine.logit_token_ids
+        if all(row.sampling.greedy and not row.sampling.changes_logits for row in rows):
+            best = argmax(logits)
+            return [Draft(token) for token in (best if known is None else known[best].tolist())]
         if known is not None:
-            if all(row.sampling.greedy and not row.sampling.changes_logits for row in rows):
-                return [Draft(token) for token in known[argmax(logits)].tolist()]
             logits = widen(logits, known, self.info.vocab_size)
         return draw(logits, rows, self.info.eos_token_ids, self._kind, self._top_m)
