@@ -1,9 +1,11 @@
 """Greedy equality with `transformers`: 24 prompts x 64 tokens, lanes 1, 2, 3 x K 0, 1, 4, 8 x both proposers, fp32.
 
-    python benchmarks/equality.py [--target FOLDER] [--draft FOLDER] [--prompts 24] [--tokens 64] [--dtype float32]
+    python -m benchmarks.equality [--target FOLDER] [--draft FOLDER|demo] [--proposers ngram,model] [--prompts 24]
+                                  [--tokens 64] [--dtype float32]
 
-Writes benchmarks/results/equality.json. The three services run as processes of their own. `--draft` is the folder of a
-draft model for the proposer `model`; by default a copy of the target cut to its first and last two layers is made.
+Writes benchmarks/results/equality.json, or equality-DRAFT.json. The three services run as processes of their own.
+`--draft` is the draft model for the proposer `model`: by default a copy of the target, cut to its first and last two
+layers.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.truncate import truncated_copy
+from minedraft.cli.demo_model import DEMO, draft_path
 from minedraft.cli.stack import Stack, StackOptions
 from minedraft.client import AsyncClient
 from minedraft.config import CliSettings
@@ -67,16 +70,20 @@ async def served(address: str, pairs: list[tuple[list[int], list[int]]], tokens:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", type=Path, default=CliSettings().demo_folder)
-    parser.add_argument("--draft", type=Path)
+    parser.add_argument("--draft", default="")
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--proposers", default="ngram,model")
     options = parser.parse_args()
     torch.set_num_threads(2)
     pairs = references(options.target, prompts(options.prompts), options.tokens, options.dtype)
     draft = options.draft or truncated_copy(options.target, (0, 1, -2, -1))
+    if draft == DEMO:
+        draft = draft_path(DEMO, DEMO)
     rows: list[dict[str, Any]] = []
-    for proposer, folder in (("ngram", "ngram"), ("model", str(draft))):
+    for proposer in options.proposers.split(","):
+        folder = "ngram" if proposer == "ngram" else str(draft)
         for lanes in (1, 2, 3):
             for drafts in (0, 1, 4, 8):
                 stack = StackOptions(
@@ -98,7 +105,8 @@ def main() -> None:
                 print(json.dumps(row), flush=True)
     RESULTS.mkdir(exist_ok=True)
     report = {"machine": platform.platform(), "dtype": options.dtype, "prompts": len(pairs), "rows": rows}
-    (RESULTS / "equality.json").write_text(json.dumps(report, indent=1) + "\n")
+    name = f"equality-{Path(options.draft).name}.json" if options.draft else "equality.json"
+    (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
