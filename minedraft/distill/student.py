@@ -78,7 +78,8 @@ class Student(nn.Module):
         tensors[MAP] = to_map(self.token_ids.cpu())
         save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
         settings = self.model.config.to_dict() | {"dtype": "bfloat16", "architectures": [type(self.model).__name__]}
-        settings.pop("_name_or_path", None)
+        for name in ("_name_or_path", "_model_name_or_path"):
+            settings.pop(name, None)
         (scratch / "config.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         for name in TOKENIZER_FILES:
             if (tokenizer / name).is_file():
