@@ -31,7 +31,7 @@ REPEATING: Final = (
     "target model decides about every token."
 )
 OPEN: Final = "What is the capital of France, and what is it known for?"
-# Prompt lookup drafts what the text already contains, so that one prompt alone would tell half of the story.
+# A draft model is better at what is new, prompt lookup at what is repeated: one prompt would tell half of the story.
 EXAMPLES: Final = (
     ("A prompt whose answer repeats much of it:", REPEATING),
     ("A prompt whose answer is all new:", OPEN),
@@ -62,7 +62,7 @@ class Run:
 def demo(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="what to ask; default: one prompt that is easy to draft for and one that is not"),
+        typer.Argument(help="what to ask; default: a prompt whose answer repeats it, and one whose answer is new"),
     ] = None,
     target: Target = "demo",
     draft: Draft = "auto",
