@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from minedraft.engine import memory
 from minedraft.engine.batch import Feed, build_batch
 from minedraft.engine.sequence import Refusal, Sequence, reconcile
 from minedraft.errors import InternalError, MinedraftError, NoSpace
@@ -18,7 +20,23 @@ from minedraft.kv.table import BlockTable
 from minedraft.model.base import CausalModel
 from minedraft.types import ItemStatus, ModelInfo, ServiceState, StepItem
 
-__all__ = ["Engine", "Feed", "Refusal", "Sequence"]
+__all__ = ["Engine", "Feed", "Refusal", "Sequence", "new_store"]
+
+ADVICE: Final = "lower --memory-fraction or --kv-cache-mib here, or --lane-size or --prefill-chunk of the coordinator"
+
+
+def new_store(model: CausalModel, num_blocks: int, block_size: int, spare_blocks: int = 0) -> KVStore:
+    """An empty KV store for the model."""
+    return KVStore(
+        model.num_layers,
+        model.kv_heads,
+        model.head_dim,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        dtype=model.dtype,
+        device=model.device,
+        spare_blocks=spare_blocks,
+    )
 
 
 class Engine:
@@ -28,18 +46,18 @@ class Engine:
     behind; a forward pass that fails leaves its sequences as they were before it.
     """
 
-    def __init__(self, model: CausalModel, num_blocks: int, block_size: int, instance_id: str) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        num_blocks: int,
+        block_size: int,
+        instance_id: str,
+        store: KVStore | None = None,
+    ) -> None:
+        """`store`, when given, has `num_blocks` blocks of `block_size` tokens for the model."""
         self._model = model
         self._pool = BlockPool(num_blocks)
-        self._store = KVStore(
-            model.num_layers,
-            model.kv_heads,
-            model.head_dim,
-            num_blocks=num_blocks,
-            block_size=block_size,
-            dtype=model.dtype,
-            device=model.device,
-        )
+        self._store = store or new_store(model, num_blocks, block_size)
         self._leases: dict[str, dict[int, Sequence]] = {}
         self._forward_ns = 0
         self._instance_id = instance_id
@@ -95,7 +113,7 @@ class Engine:
 
         Returns the logits of the last `num_logits` tokens of each feed, in order: [R, V], or [R, n] for the tokens of
         `logit_token_ids`, in the model's dtype. A sequence may be fed once a pass, and no further than `begin` made
-        room. Raises InternalError when the pass fails.
+        room. Raises InternalError when the pass fails, NoSpace when it does for want of memory.
         """
         if not feeds:
             return torch.empty(0, self.info.vocab_size, dtype=self._model.dtype, device=self._model.device)
@@ -108,6 +126,8 @@ class Engine:
                 self._truncate(feed.sequence, feed.sequence.cached_len)
             if isinstance(error, MinedraftError):
                 raise
+            if memory.is_out_of_memory(error):
+                raise NoSpace(memory.describe(error, "computing a pass", self._model.device, ADVICE)) from error
             raise InternalError(f"the forward pass failed: {' '.join(str(error).split())}") from error
         finally:
             self._forward_ns += time.perf_counter_ns() - started

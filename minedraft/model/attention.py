@@ -41,6 +41,10 @@ class AttentionBackend(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def block_size(self) -> int:
+        """Tokens in the store's blocks that it can read; 0: blocks of any size."""
+
     def plan(self, batch: RaggedBatch, *, group_size: int, dtype: torch.dtype, device: torch.device) -> AttentionPlan:
         """Everything that all layers share. `group_size` is query heads for each KV head."""
 
@@ -105,17 +109,17 @@ def _refuse_unknown(
         raise SetupError(f"{type(module).__name__} asks attention for {asked}, which the paged cache does not do")
 
 
-def register(attention_interface: object, mask_interface: object) -> None:
-    """Register with `transformers`' two public interfaces. Masks are ours alone, so theirs is switched off."""
-    for interface, function in ((attention_interface, paged_attention), (mask_interface, _no_mask)):
-        add = getattr(interface, "register", None)
-        if add is None:
-            raise InternalError("this version of transformers has no attention registry")
-        add(NAME, function)
+def register(attention_interface: object) -> None:
+    """Register with `transformers`' public interface.
 
-
-def _no_mask(*_: object, **__: object) -> None:
-    return None
+    Masks are ours alone. An attention function without a mask function of the same name gets none; with one,
+    `transformers` 5.23 first looks for packed sequences in `position_ids`, which waits for the device in every pass
+    and cannot be captured in a graph (`masking_utils.find_packed_sequence_indices`).
+    """
+    add = getattr(attention_interface, "register", None)
+    if add is None:
+        raise InternalError("this version of transformers has no attention registry")
+    add(NAME, paged_attention)
 
 
 def query_offsets(query_lens: Sequence[int]) -> list[int]:

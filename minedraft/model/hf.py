@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
-from minedraft.errors import SetupError
+from minedraft.errors import InternalError, SetupError
 from minedraft.kv.store import KVStore
 from minedraft.model import attention
 from minedraft.model.architectures import check_architecture, longest
-from minedraft.model.attention import AttentionBackend, PagedStep
+from minedraft.model.attention import AttentionBackend, AttentionPlan, PagedStep
 from minedraft.model.draft_vocabulary import known_tokens
+from minedraft.model.graphs import DecodeGraphs
 from minedraft.model.ragged import RaggedBatch
 from minedraft.model.sdpa import SdpaBackend
+from minedraft.model.staging import Stager
 
 
 class HFModel:
@@ -57,12 +58,26 @@ class HFModel:
         self.tokenizer_fingerprint = tokenizer_fingerprint
         self._group_size = heads // self.kv_heads
         self._backend = backend or SdpaBackend()
-        attention.register(AttentionInterface, AttentionMaskInterface)
+        self._stager = Stager(self.device)
+        self._graphs: DecodeGraphs | None = None
+        attention.register(AttentionInterface)
         self.use_attention(attention.NAME)
 
     @property
     def attention_backend(self) -> str:
         return self._backend.name
+
+    @property
+    def backend(self) -> AttentionBackend:
+        return self._backend
+
+    def use_backend(self, backend: AttentionBackend) -> None:
+        """Compute attention with `backend` from now on. Graphs that were captured with another are dropped."""
+        self._backend, self._graphs = backend, None
+
+    def use_graphs(self, graphs: DecodeGraphs | None) -> None:
+        """Replay `graphs` for the passes that they fit; None computes every pass anew."""
+        self._graphs = graphs
 
     def use_attention(self, name: str) -> None:
         """Switch the module's attention. Raises SetupError when the architecture does not allow it."""
@@ -77,16 +92,35 @@ class HFModel:
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, store: KVStore) -> Tensor:
         """See `CausalModel.forward`. The logits have the model's dtype."""
-        indices = np.stack([batch.token_ids, batch.positions, batch.slots])
-        token_ids, positions, slots = torch.from_numpy(indices).to(self.device)  # one copy to the device, [3, T]
+        if self._graphs is not None and (replayed := self._graphs.forward(batch, store)) is not None:
+            return replayed
+        if self._backend.block_size not in {0, store.block_size}:
+            raise InternalError(
+                f"{self._backend.name} reads blocks of {self._backend.block_size} tokens, "
+                f"and the store's have {store.block_size}"
+            )
+        token_ids, positions, slots, rows = self._stager.send(
+            batch.token_ids, batch.positions, batch.slots, batch.logit_rows
+        )
         plan = self._backend.plan(batch, group_size=self._group_size, dtype=self.dtype, device=self.device)
+        logits = self.compute(token_ids, positions, slots, rows, plan, store)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return logits
+
+    def compute(
+        self, token_ids: Tensor, positions: Tensor, slots: Tensor, rows: Tensor, plan: AttentionPlan, store: KVStore
+    ) -> Tensor:
+        """The pass itself, all on the device: T tokens, their places, and the R rows whose logits are wanted.
+
+        The first three are int64 [T], `rows` is int64 [R]. Called in inference mode. Returns logits that may still be
+        on their way.
+        """
         logits: Tensor = self.module(
             input_ids=token_ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
-            logits_to_keep=torch.from_numpy(batch.logit_rows).to(self.device),
+            logits_to_keep=rows,
             use_cache=False,
             paged=PagedStep(plan, store, slots, self.max_len),
         ).logits[0]
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
         return logits

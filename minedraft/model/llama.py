@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the name that everybody uses
@@ -21,7 +20,6 @@ from transformers import PreTrainedModel
 from minedraft.kv.store import KVStore
 from minedraft.model.attention import AttentionPlan
 from minedraft.model.hf import HFModel
-from minedraft.model.ragged import RaggedBatch
 
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2"})
 
@@ -93,12 +91,10 @@ class LlamaModel(HFModel):
         half = sin.shape[-1] // 2
         return cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
 
-    @torch.inference_mode()
-    def forward(self, batch: RaggedBatch, store: KVStore) -> Tensor:
-        """See `CausalModel.forward`. The logits have the model's dtype."""
-        indices = np.stack([batch.token_ids, batch.positions, batch.slots])
-        token_ids, positions, slots = torch.from_numpy(indices).to(self.device)  # one copy to the device, [3, T]
-        plan = self._backend.plan(batch, group_size=self._group_size, dtype=self.dtype, device=self.device)
+    def compute(
+        self, token_ids: Tensor, positions: Tensor, slots: Tensor, rows: Tensor, plan: AttentionPlan, store: KVStore
+    ) -> Tensor:
+        """See `HFModel.compute`."""
         x: Tensor = self._embed(token_ids)  # [T, H]
         cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)  # [T, 1, D]
         for layer, keys, values in zip(self._layers, store.keys, store.values, strict=True):
@@ -107,10 +103,8 @@ class LlamaModel(HFModel):
             y = F.rms_norm(x, x.shape[-1:], layer.before_mlp, self._eps)
             gate, up = layer.gate_up(y).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate).mul_(up))
-        x = x[torch.from_numpy(batch.logit_rows).to(self.device)]
+        x = x[rows]
         logits: Tensor = self._head(F.rms_norm(x, x.shape[-1:], self._norm, self._eps))
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
         return logits
 
     def _attend(
@@ -144,10 +138,15 @@ def _children(parent: nn.Module) -> list[nn.Module]:
 
 
 def _joined(*linears: nn.Linear) -> nn.Linear:
-    """One linear layer whose output is theirs in a row. A single one stays as it is."""
+    """One linear layer whose output is theirs in a row. A single one stays as it is.
+
+    Their own weights become parts of its weight, so that the module is still whole and no weight is in memory twice.
+    """
     if len(linears) == 1:
         return linears[0]
     weight = torch.cat([linear.weight.detach() for linear in linears])
+    for linear, part in zip(linears, torch.split(weight, [linear.out_features for linear in linears]), strict=True):
+        linear.weight = nn.Parameter(part, requires_grad=False)
     biases: list[Any] = [linear.bias for linear in linears]
     joined = nn.Linear(weight.shape[1], weight.shape[0], bias=biases[0] is not None, device="meta", dtype=weight.dtype)
     joined.weight = nn.Parameter(weight, requires_grad=False)

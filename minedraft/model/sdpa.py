@@ -26,6 +26,7 @@ class SdpaBackend:
     """See the module's description."""
 
     name = "sdpa"
+    block_size = 0
 
     def plan(self, batch: RaggedBatch, *, group_size: int, dtype: torch.dtype, device: torch.device) -> SdpaPlan:
         offsets = query_offsets(batch.query_lens)

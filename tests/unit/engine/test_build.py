@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+import torch
 
 from minedraft.config import DrafterSettings, VerifierSettings
+from minedraft.engine import memory
 from minedraft.engine.build import Part, build_engine, open_model
 from minedraft.errors import SetupError
-from minedraft.model import selfcheck
+from minedraft.kv.sizing import GIB, DeviceMemory
+from minedraft.model import flash, graphs, selfcheck
 from minedraft.model.byte_tokenizer import byte_tokenizer
 from minedraft.model.hf import HFModel
 from minedraft.types import TokenizerFiles
 from tests.models import tiny_llama
+from tests.unit.engine.flash_double import flash_attn_varlen_func
+from tests.unit.engine.graph_double import GraphDeviceDouble
 from tests.unit.engine.helpers import feed, item
 
 
@@ -112,3 +121,133 @@ def test_a_model_without_a_tokenizer(folder: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(SetupError, match=r"no tokenizer.json"):
         open_model(str(tmp_path))
+
+
+# flash_attn and CUDA graphs over their doubles, on the CPU.
+
+
+@contextmanager
+def capture_logs() -> Iterator[list[MutableMapping[str, Any]]]:
+    """Log lines from "info" on, which tests do not write otherwise."""
+    before = structlog.get_config()["wrapper_class"]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    try:
+        with structlog.testing.capture_logs() as logs:
+            yield logs
+    finally:
+        structlog.configure(wrapper_class=before)
+
+
+@pytest.fixture
+def with_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that offers flash-attn."""
+    monkeypatch.setattr(flash, "find_flash", lambda device: (flash_attn_varlen_func, "it is there"))
+
+
+@pytest.fixture
+def graph_device(monkeypatch: pytest.MonkeyPatch) -> GraphDeviceDouble:
+    device = GraphDeviceDouble()
+    monkeypatch.setattr(graphs, "CudaGraphs", lambda place: device)
+    return device
+
+
+def half(folder: Path, **settings: Any) -> dict[str, Any]:
+    return {"model": str(folder), "dtype": "float16", "num_blocks": 8, **settings}
+
+
+@pytest.mark.usefixtures("with_flash")
+def test_flash_is_chosen_where_it_can_be(folder: Path) -> None:
+    with capture_logs() as logs:
+        built = build_engine(verifier(**half(folder)), Part.TARGET)
+    assert (built.engine.info.attention_backend, built.engine.info.block_size) == ("flash_attn", 256)
+    (chosen,) = [line for line in logs if line["event"] == "attention chosen"]
+    assert (chosen["backend"], chosen["reason"]) == ("flash_attn", "device, package and model allow it")
+    assert feed(built.engine, item(1, 0, range(20, 290))).shape == (1, 300)
+
+
+@pytest.mark.usefixtures("with_flash")
+@pytest.mark.parametrize(
+    ("settings", "backend", "block_size", "reason"),
+    [
+        ({"attention": "sdpa"}, "sdpa", 16, "--attention sdpa was given"),
+        ({"dtype": "float32"}, "sdpa", 16, "the model is float32"),
+        ({"block_size": 32}, "sdpa", 32, "--block-size is 32"),
+        ({"block_size": 512}, "flash_attn", 512, "allow it"),
+    ],
+)
+def test_why_a_backend_was_chosen(
+    folder: Path, settings: dict[str, Any], backend: str, block_size: int, reason: str
+) -> None:
+    with capture_logs() as logs:
+        info = build_engine(verifier(**half(folder) | settings), Part.TARGET).engine.info
+    assert (info.attention_backend, info.block_size) == (backend, block_size)
+    (chosen,) = [line for line in logs if line["event"] == "attention chosen"]
+    assert reason in chosen["reason"]
+
+
+def test_a_forced_backend_that_cannot_be(folder: Path) -> None:
+    with pytest.raises(SetupError, match="--attention flash_attn is not possible: it needs a CUDA device"):
+        build_engine(verifier(**half(folder, attention="flash_attn")), Part.TARGET)
+
+
+@pytest.mark.usefixtures("with_flash")
+def test_a_forced_block_size_that_does_not_fit(folder: Path) -> None:
+    with pytest.raises(SetupError, match="multiples of 256 tokens, and --block-size is 16"):
+        build_engine(verifier(**half(folder, attention="flash_attn", block_size=16)), Part.TARGET)
+
+
+def wrong_flash(*arguments: torch.Tensor, **options: Any) -> torch.Tensor:
+    return flash_attn_varlen_func(*arguments, **options).roll(1, dims=0)  # type: ignore[arg-type]
+
+
+def test_a_backend_that_fails_the_check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash, "find_flash", lambda device: (wrong_flash, "it is there"))
+    with capture_logs() as logs:
+        info = build_engine(verifier(**half(folder)), Part.TARGET).engine.info
+    assert (info.attention_backend, info.block_size) == ("sdpa", 16)
+    (warning,) = [line for line in logs if line["log_level"] == "warning"]
+    assert (warning["failed"], warning["backend"]) == ("flash_attn", "sdpa")
+    assert "self-check failed" in warning["reason"]
+    with pytest.raises(SetupError, match="self-check failed"):
+        build_engine(verifier(**half(folder, attention="flash_attn")), Part.TARGET)
+
+
+@pytest.mark.usefixtures("with_flash")
+@pytest.mark.parametrize("self_check", [True, False])
+def test_graphs_of_a_drafter(folder: Path, graph_device: GraphDeviceDouble, self_check: bool) -> None:
+    settings = half(folder, cuda_graphs=True, self_check=self_check)
+    on = build_engine(drafter(**settings), Part.DRAFT).engine
+    assert len(graph_device.graphs) == 4  # 1, 2, 4, 8: as many sequences as blocks
+    before = graph_device.replays
+    assert bool(before) == self_check
+    feed(on, item(1, 0, (5, 6, 7)))
+    assert feed(on, item(1, 3, (8,))).isfinite().all()
+    assert graph_device.replays == before + 1
+    on.release_lease("lease")
+    assert on.state().free_blocks == on.info.num_blocks == 8
+
+
+@pytest.mark.usefixtures("with_flash")
+def test_graphs_where_they_cannot_be(folder: Path, graph_device: GraphDeviceDouble) -> None:
+    with pytest.raises(SetupError, match="--cuda-graphs needs flash_attn, and this model runs on sdpa"):
+        build_engine(drafter(**half(folder, cuda_graphs=True, attention="sdpa")), Part.DRAFT)
+    with pytest.raises(SetupError, match="--cuda-graphs needs a real draft model"):
+        build_engine(drafter(simulate="drafter=1us,verifier=2us,accept=0.5", cuda_graphs=True), Part.DRAFT)
+    with capture_logs() as logs:
+        build_engine(verifier(**half(folder, cuda_graphs=True)), Part.TARGET)
+    assert any("--cuda-graphs is for draft models" in line["event"] for line in logs)
+    assert not graph_device.graphs
+
+
+def test_want_of_memory_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...")
+
+    monkeypatch.setattr(memory, "device_memory", lambda device: DeviceMemory(80 * GIB, 7 * GIB))
+    with monkeypatch.context() as patch:
+        patch.setattr("minedraft.engine.build.load", full)
+        with pytest.raises(SetupError, match=r"while loading the weights: 20.00 GiB more .* 7.00 of 80.00 GiB"):
+            build_engine(verifier(model=str(folder)), Part.TARGET)
+    monkeypatch.setattr("minedraft.engine.build.new_store", full)
+    with pytest.raises(SetupError, match=r"while allocating the KV cache: 20.00 GiB .*: lower --memory-fraction"):
+        build_engine(verifier(model=str(folder), num_blocks=10**9), Part.TARGET)

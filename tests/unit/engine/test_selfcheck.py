@@ -14,10 +14,12 @@ from minedraft.errors import SetupError
 from minedraft.kv.store import KVStore
 from minedraft.model import selfcheck
 from minedraft.model.attention import AttentionPlan
+from minedraft.model.flash import FlashBackend, FlashPlan
 from minedraft.model.hf import HFModel
 from minedraft.model.ragged import RaggedBatch
 from minedraft.model.sdpa import SdpaBackend
 from tests.models import tiny_model
+from tests.unit.engine.flash_double import flash_attn_varlen_func
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
@@ -42,6 +44,7 @@ class Wrong:
     """Attention with one fault."""
 
     name = "wrong"
+    block_size = 0
 
     def __init__(self, spoil_batch: Callable[[RaggedBatch], RaggedBatch], scale: float = 1.0) -> None:
         self._spoil_batch = spoil_batch
@@ -138,3 +141,32 @@ def test_relative_difference() -> None:
     assert selfcheck.relative_difference(stock + 5.0, stock) == 0.0  # a shift changes no law
     assert selfcheck.relative_difference(stock * 1.5, stock) == pytest.approx(0.5)
     assert selfcheck.relative_difference(stock, torch.zeros(2, 2)) == float("inf")
+
+
+class WrongFlash(FlashBackend):
+    """Sound while a context lies in one block, which the comparison with the stock model alone would let pass."""
+
+    def plan(self, batch: RaggedBatch, *, group_size: int, dtype: torch.dtype, device: torch.device) -> FlashPlan:
+        def second_is_first(slots: np.ndarray, _: int) -> np.ndarray:
+            if len(slots) <= self.block_size:
+                return slots
+            return np.concatenate([slots[: self.block_size], slots[: len(slots) - self.block_size]])
+
+        wrong = rebuilt(batch, second_is_first)
+        return super().plan(wrong, group_size=group_size, dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_another_backend_is_compared_with_the_reference(dtype: str) -> None:
+    module = tiny_model(dtype=dtype, layers=4, max_len=600).module
+    sound = HFModel(module, model_id="sound", backend=FlashBackend(flash_attn_varlen_func))
+    assert selfcheck.check(sound) < selfcheck.TOLERANCES[sound.dtype] / 2
+    assert sound.attention_backend == "flash_attn"
+    broken = HFModel(module, model_id="broken", backend=WrongFlash(flash_attn_varlen_func))
+    with pytest.raises(SetupError, match="self-check failed: flash_attn differs from sdpa by"):
+        selfcheck.check(broken)
+
+
+def test_nan_on_either_side_is_noticed() -> None:
+    one, other = torch.ones(2, 3), torch.full((2, 3), torch.nan)
+    assert np.isnan(selfcheck._worst([one, other, one], [torch.rand(2, 3)] * 3))
