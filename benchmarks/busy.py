@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.record import record
+
 WAYS = {"two lanes of 8": (2, 8), "one lane of 8": (1, 8), "one lane of 16": (1, 16)}
 FIELDS = ("verifier_engine_busy", "verifier_busy", "overlap", "seconds_per_verification", "tokens_per_second")
 
@@ -55,9 +54,7 @@ def main() -> None:
         for way, found in runs.items()
     }
     two, eight, sixteen = (medians[way]["tokens_per_second"] for way in WAYS)
-    report: dict[str, Any] = {
-        "command": "python -m benchmarks.busy",
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "load": os.getloadavg()},
+    fields: dict[str, Any] = {
         "simulate": options.simulate,
         "draft_tokens": 4,
         "tokens_a_request": options.tokens,
@@ -67,8 +64,7 @@ def main() -> None:
         "two_lanes_over_one_lane_at_equal_requests": round(two / sixteen, 3),
         "runs": runs,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "busy.json").write_text(json.dumps(report, indent=1) + "\n")
+    report = record("busy", fields)
     print(json.dumps({name: report[name] for name in report if name != "runs"}, indent=1))
 
 

@@ -8,13 +8,13 @@ Writes benchmarks/results/coordinator_size.json.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.record import record
 from minedraft.cli.demo_model import DEMO
 from minedraft.cli.models import ensure
 from minedraft.cli.stack import Stack, StackOptions
@@ -22,7 +22,6 @@ from minedraft.client import Client
 from minedraft.generation import GenerateRequest, Text
 from minedraft.types import SamplingParams
 
-RESULTS = Path(__file__).parent / "results"
 PROGRAM = "import coordinator.__main__, sys; print('torch' in sys.modules)"
 
 
@@ -41,16 +40,12 @@ def main() -> None:
             raise SystemExit("the coordinator has ended")
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
     resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-    report = {
-        "command": "python -m benchmarks.coordinator_size",
-        "machine": platform.platform(),
+    fields = {
         "interpreter_start_and_import_seconds": round(statistics.median(seconds), 3),
         "resident_mib": round(resident / 1024, 1),
         "torch_imported": "True\n" in torches,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "coordinator_size.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    print(json.dumps(record("coordinator_size", fields), indent=1))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.record import record
 from drafter_service.proposers.model import ModelProposer
 from minedraft.cli.demo_model import DEMO, draft_path, model_path
 from minedraft.cli.models import ensure
@@ -26,7 +25,6 @@ from minedraft.engine.runner import Engine, Feed, Sequence
 from minedraft.sampling.draft import DraftLawKind
 from minedraft.types import AcceptanceRule, DraftItem, SamplingParams, SequenceParams
 
-RESULTS = Path(__file__).parent / "results"
 BLOCK_SIZE = 16
 K = 4
 
@@ -72,9 +70,7 @@ def main() -> None:
     again = DraftItem(1, options.context, (500,), None, K)  # the same place each time, as after a rejection
     times = [(feed(target, again), propose(proposer, again)) for _ in range(options.passes)]
     pass_ms, draft_ms = (statistics.median(column) for column in zip(*times[20:], strict=True))
-    report = {
-        "command": f"python -m benchmarks.draft_cost --dtype {options.dtype} --draft {options.draft}",
-        "machine": platform.platform(),
+    fields = {
         "threads": 1,
         "context": options.context,
         "target_pass_ms": round(pass_ms, 3),
@@ -82,9 +78,7 @@ def main() -> None:
         "draft_share_of_pass": round(draft_ms / pass_ms, 4),
         "bar": 0.125,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"draft_cost-{options.dtype}-{options.draft}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    print(json.dumps(record(f"draft_cost-{options.dtype}-{options.draft}", fields), indent=1))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.record import record
 from benchmarks.truncate import truncated_copy
 from minedraft.cli.demo_model import DEMO, draft_path
 from minedraft.cli.stack import Stack, StackOptions
@@ -29,7 +29,6 @@ from minedraft.config import CliSettings
 from minedraft.generation import GenerateRequest, TokenIds
 from minedraft.types import SamplingParams
 
-RESULTS = Path(__file__).parent / "results"
 SUBJECTS = ["tides", "a violin", "prime numbers", "the Silk Road", "bread", "glaciers", "a lighthouse", "chess"]
 FORMS = ["Write three sentences about {}.", "List five facts about {}.", "Rewrite this politely: give me {} now!"]
 
@@ -103,10 +102,8 @@ def main() -> None:
                 }
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    report = {"machine": platform.platform(), "dtype": options.dtype, "prompts": len(pairs), "rows": rows}
-    name = f"equality-{Path(options.draft).name}.json" if options.draft else "equality.json"
-    (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n")
+    fields = {"dtype": options.dtype, "prompts": len(pairs), "rows": rows}
+    record(f"equality-{Path(options.draft).name}" if options.draft else "equality", fields)
 
 
 if __name__ == "__main__":

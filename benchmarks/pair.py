@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.record import record
 from minedraft.cli.demo_model import DEMO
 from minedraft.cli.models import ensure
 from minedraft.cli.stack import Stack, StackOptions
 from minedraft.client import Client
 from minedraft.distill.prompts import read_prompts
 from minedraft.distill.trial import measure
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -47,20 +43,16 @@ def main() -> None:
             asdict(measure(client, prompts, float(temperature), options.tokens, seed=options.seed))
             for temperature in options.temperatures.split(",")
         ]
-    report = {
-        "command": f"python -m benchmarks.pair {' '.join(sys.argv[1:])}".strip(),
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "load": os.getloadavg()},
+    fields = {
         "draft": options.draft,
         "dtype": options.dtype,
         "draft_tokens": 4,
         "tokens_a_prompt": options.tokens,
         "trials": trials,
     }
-    RESULTS.mkdir(exist_ok=True)
     seeded = "" if options.seed is None else "-seeded"
-    name = f"pair-{Path(options.draft).name}-{options.prompts.stem}-{options.dtype}{seeded}.json"
-    (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    name = f"pair-{Path(options.draft).name}-{options.prompts.stem}-{options.dtype}{seeded}"
+    print(json.dumps(record(name, fields), indent=1))
 
 
 if __name__ == "__main__":

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from benchmarks.record import record
 from minedraft.cli.demo_model import DEMO, model_path
 from minedraft.cli.models import ensure
 from minedraft.engine.build import open_model
 from minedraft.engine.runner import Engine, Feed, Sequence
 from minedraft.types import AcceptanceRule, SamplingParams, SequenceParams, VerifyItem
 
-RESULTS = Path(__file__).parent / "results"
 SHAPES = ((1, 1), (1, 5), (4, 5), (8, 1), (8, 5))
 BLOCK_SIZE = 16
 
@@ -102,15 +99,12 @@ def main() -> None:
              "times_faster": round(their / own, 3)}
         )  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
-    report = {
-        "command": f"python -m benchmarks.passes --dtype {options.dtype}",
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "load": os.getloadavg()},
+    fields = {
         "threads": 1,
         "context": options.context,
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"passes-{options.dtype}.json").write_text(json.dumps(report, indent=1) + "\n")
+    record(f"passes-{options.dtype}", fields)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,11 @@ import grpc
 import structlog
 
 from minedraft.config import MIB, CoordinatorSettings
-from minedraft.errors import PeerUnavailable, ProtocolError
+from minedraft.errors import ChannelError, PeerUnavailable, ProtocolError
 from minedraft.generation import PeerInfo
-from minedraft.rpc.convert import read_model, read_state
-from minedraft.types import (
-    ModelInfo,
-    ServiceState,
-)
+from minedraft.rpc.convert import read_state, read_welcome
+from minedraft.rpc.convert_channel import read_channel_answer, read_fault, write_channel_request
+from minedraft.types import ChannelAnswer, ChannelFault, ChannelRequest, ModelInfo, ServiceState, Welcome
 from minedraft.v1 import common_pb2 as common
 
 Reply = TypeVar("Reply")
@@ -30,6 +28,7 @@ Reply = TypeVar("Reply")
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
 WELCOME_SECONDS: Final = 10.0
+CHANNEL_SECONDS: Final = 10.0  # for one part of opening a tensor channel
 
 
 class Peer(Generic[Reply]):
@@ -44,6 +43,10 @@ class Peer(Generic[Reply]):
         self.generation = 0
         self.info: ModelInfo | None = None
         self.state: ServiceState | None = None
+        self.welcome: Welcome | None = None  # of the newest connection
+        self.on_change: Callable[[], None] = _nobody  # called when a connection begins or ends
+        self.on_fault: Callable[[ChannelFault], None] = _nobody  # called when a tensor channel failed in a step
+        self._channel_answers: dict[int, asyncio.Future[ChannelAnswer]] = {}
         self._settings = settings
         self._connected = False
         self._came = asyncio.Event()
@@ -65,6 +68,11 @@ class Peer(Generic[Reply]):
         return ""
 
     @property
+    def linked(self) -> bool:
+        """Whether a stream is open, used or not."""
+        return self._connected
+
+    @property
     def connected(self) -> bool:
         return self._connected and not self.refusal
 
@@ -80,7 +88,6 @@ class Peer(Generic[Reply]):
             refusal=self.refusal,
             state=self.state,
             connections=self.generation,
-            channel="inline",
         )
 
     def start(self) -> None:
@@ -99,6 +106,27 @@ class Peer(Generic[Reply]):
     def release(self, generation: int, sequence_ids: Sequence[int]) -> None:
         if generation == self.generation and self._connected and sequence_ids:
             self._outgoing.put_nowait(self._request(release=common.Release(sequence_ids=sequence_ids)))
+
+    async def ask_channel(self, generation: int, request: ChannelRequest) -> ChannelAnswer:
+        """Have the service do its part for a tensor channel. Raises ChannelError, also when the service is gone."""
+        if not self._connected or generation != self.generation:
+            raise ChannelError(f"the {self.role} is not connected")
+        request_id = next(self._step_ids)
+        answer: asyncio.Future[ChannelAnswer] = asyncio.get_running_loop().create_future()
+        self._channel_answers[request_id] = answer
+        self._outgoing.put_nowait(self._request(channel=write_channel_request(request_id, request)))
+        try:
+            async with asyncio.timeout(CHANNEL_SECONDS):
+                return await answer
+        except TimeoutError:
+            raise ChannelError(f"the {self.role} did not answer within {CHANNEL_SECONDS:g} s") from None
+        finally:
+            self._channel_answers.pop(request_id, None)
+
+    def relay(self, chunk: common.PayloadChunk) -> None:
+        """Pass a piece of a payload on, ahead of the step that refers to it. Dropped when the service is gone."""
+        if self._connected:
+            self._outgoing.put_nowait(self._request(chunk=chunk))
 
     async def _step(self, generation: int, message: Callable[[int], Any], items: int, seconds: float) -> Reply:
         """Send a step and await its reply. Raises PeerUnavailable when gone, of another generation, or late."""
@@ -170,8 +198,8 @@ class Peer(Generic[Reply]):
     def _welcome(self, message: Any) -> None:
         if message.WhichOneof("message") != "welcome":
             raise ProtocolError(f"the {self.role} did not begin with a welcome")
-        self.info = read_model(message.welcome.model)
-        self.state = read_state(message.welcome.state)
+        self.welcome = read_welcome(message.welcome)
+        self.info, self.state = self.welcome.model, self.welcome.state
         self.generation += 1
         self._silent_beats = 0
         self._connected = True
@@ -179,6 +207,7 @@ class Peer(Generic[Reply]):
         self._log.info(
             "peer connected", model=self.info.model_id, generation=self.generation, refusal=self.refusal or None
         )
+        self.on_change()
 
     def _lost(self) -> None:
         """Fail what is awaited; the next connection starts with a clean slate."""
@@ -187,6 +216,10 @@ class Peer(Generic[Reply]):
         for reply in self._awaited.values():
             if not reply.done():
                 reply.set_exception(PeerUnavailable(f"the {self.role} at {self.address} went away"))
+        for answer in self._channel_answers.values():
+            if not answer.done():
+                answer.set_exception(ChannelError(f"the {self.role} went away"))
+        self.on_change()
 
     async def _write(self, call: Any, outgoing: asyncio.Queue[Any]) -> None:
         try:
@@ -215,6 +248,10 @@ class Peer(Generic[Reply]):
                     self._connected = False
                 case "heartbeat":
                     pass
+                case "channel":
+                    self._settle_channel(message.channel)
+                case "chunk":
+                    self._forward(message.chunk)
                 case _:
                     raise ProtocolError(f"the {self.role} sent a message that this version does not know")
             if not self._connected and not self._awaited:
@@ -223,6 +260,8 @@ class Peer(Generic[Reply]):
     def _settle(self, message: Any) -> None:
         """Hand a reply to whoever awaits it; one that nobody awaits any more is dropped."""
         self.state = read_state(message.state)
+        if message.HasField("channel_fault"):
+            self.on_fault(read_fault(message.channel_fault))
         if message.step_id in self._overdue:
             self._overdue.discard(message.step_id)
             self._came.set()
@@ -230,6 +269,19 @@ class Peer(Generic[Reply]):
         if waiter is not None and not waiter.done():
             waiter.set_result(self._read_reply(message))
         self._awaited.pop(message.step_id, None)
+
+    def _settle_channel(self, message: common.ChannelResponse) -> None:
+        waiter = self._channel_answers.get(message.request_id)
+        if waiter is None or waiter.done():
+            return
+        try:
+            waiter.set_result(read_channel_answer(message))
+        except ChannelError as error:
+            waiter.set_exception(error)
+
+    def _forward(self, chunk: common.PayloadChunk) -> None:
+        """A piece of a payload on an inline channel came. Only drafters send any."""
+        raise ProtocolError(f"the {self.role} sent a payload")
 
     def _open(self, channel: grpc.aio.Channel) -> Any:
         raise NotImplementedError
@@ -239,6 +291,10 @@ class Peer(Generic[Reply]):
 
     def _results(self, reply: Reply) -> Sequence[object]:
         raise NotImplementedError
+
+
+def _nobody(*_: object) -> None:
+    """Nobody listens yet."""
 
 
 def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:

@@ -120,7 +120,7 @@ class Coordinator:
     def info(self) -> ServerInfo:
         """The server at this moment."""
         settings = self._settings
-        nobody = PeerInfo(address="", connected=False, model=None, refusal="", state=None, connections=0, channel="")
+        nobody = PeerInfo(address="", connected=False, model=None, refusal="", state=None, connections=0)
         return ServerInfo(
             version=minedraft.__version__,
             target=self._target,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import grpc
 
 from coordinator.connection import Peer
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import PeerUnavailable
+from minedraft.generation import PeerInfo
 from minedraft.rpc.convert import read_tokenizer
 from minedraft.rpc.convert_steps import (
     read_draft_reply,
@@ -17,7 +19,18 @@ from minedraft.rpc.convert_steps import (
     write_draft_step,
     write_verify_step,
 )
-from minedraft.types import DraftItem, DraftReply, ModelInfo, TokenizerFiles, VerifyItem, VerifyReply
+from minedraft.types import (
+    ChannelKind,
+    Dense,
+    DraftItem,
+    DraftReply,
+    ModelInfo,
+    TokenizerFiles,
+    TopM,
+    VerifyItem,
+    VerifyReply,
+)
+from minedraft.v1 import common_pb2 as common
 from minedraft.v1 import drafter_pb2 as drafter
 from minedraft.v1 import drafter_pb2_grpc as drafter_grpc
 from minedraft.v1 import verifier_pb2 as verifier
@@ -72,6 +85,20 @@ class VerifyPeer(Peer[VerifyReply]):
             self._tokenizer = read_tokenizer(await stub.GetTokenizer(verifier.GetTokenizerRequest()))
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """The tensor channel to the verifier at this moment."""
+
+    channel_id: str = ""  # "" while none is open
+    kind: ChannelKind | None = None
+    note: str = ""  # why it is this one, or why there is none
+    generation: int = 0
+    refusal: str = ""  # why the drafter must not be used: the channel that was asked for cannot work
+
+
+NO_CHANNEL: Final = ChannelState()
+
+
 class DraftPeer(Peer[DraftReply]):
     """The drafter, a `DraftPort`. Used only while its tokenizer is the target's."""
 
@@ -82,9 +109,14 @@ class DraftPeer(Peer[DraftReply]):
     def __init__(self, address: str, settings: CoordinatorSettings, target: VerifyPeer) -> None:
         super().__init__(address, settings)
         self._target = target
+        self.channel = NO_CHANNEL  # to the verifier; kept by `coordinator.channel`
+        self._payloads = 0
+        self._replaced = 0
 
     @property
     def refusal(self) -> str:
+        if self.channel.refusal:
+            return self.channel.refusal
         draft, target = self.info, self._target.info
         if draft is None or target is None:
             return ""
@@ -96,7 +128,33 @@ class DraftPeer(Peer[DraftReply]):
 
     async def draft(self, lane: int, generation: int, items: Sequence[DraftItem]) -> DraftReply:
         seconds = self._settings.draft_timeout_seconds
-        return await self._step(generation, lambda step: write_draft_step(step, lane, items), len(items), seconds)
+        channel_id = self.channel.channel_id
+        reply = await self._step(
+            generation, lambda step: write_draft_step(step, lane, items, channel_id), len(items), seconds
+        )
+        self._count(reply)
+        return reply
+
+    def describe(self) -> PeerInfo:
+        channel = self.channel
+        return replace(
+            super().describe(),
+            channel=channel.kind.value if channel.kind else "",
+            channel_note=channel.note,
+            channel_generation=channel.generation,
+            payloads=self._payloads,
+            payloads_replaced=self._replaced,
+        )
+
+    def _count(self, reply: DraftReply) -> None:
+        """Whether dense laws really go over the channel must be seen."""
+        laws = [proposal.law for proposal in reply.proposals if proposal.token_ids]
+        self._payloads += sum(isinstance(law, Dense) for law in laws)
+        if self.welcome is not None and self.welcome.payload_bytes_per_draft > 0:
+            self._replaced += sum(isinstance(law, TopM) for law in laws)
+
+    def _forward(self, chunk: common.PayloadChunk) -> None:
+        self._target.relay(chunk)
 
     def _open(self, channel: grpc.aio.Channel) -> Any:
         return drafter_grpc.DrafterServiceStub(channel).Draft()

@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 import minedraft
+from coordinator.channel import ChannelKeeper
 from coordinator.coordinator import Coordinator
 from coordinator.peers import DraftPeer, VerifyPeer
 from coordinator.request import Sink
@@ -77,6 +78,7 @@ class CoordinatorService:
         self._drafter = (
             None if settings.drafter == NO_DRAFTER else DraftPeer(settings.drafter, settings, self._verifier)
         )
+        self._channel = ChannelKeeper(self._drafter, self._verifier, settings) if self._drafter else None
         self._opening: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
@@ -84,9 +86,9 @@ class CoordinatorService:
         self._server = server = Server(self._settings, [FULL_NAME])
         server.add(self._servicer.register)
         await server.start()
-        for peer in (self._verifier, self._drafter):
-            if peer is not None:
-                peer.start()
+        for part in (self._channel, self._verifier, self._drafter):
+            if part is not None:
+                part.start()
         self._opening = asyncio.create_task(self._open(server))
         return server.address
 
@@ -101,9 +103,9 @@ class CoordinatorService:
             await self._server.stop(1.0)
         if self._servicer.coordinator is not None:
             await self._servicer.coordinator.stop()
-        for peer in (self._drafter, self._verifier):
-            if peer is not None:
-                await peer.stop()
+        for part in (self._channel, self._drafter, self._verifier):
+            if part is not None:
+                await part.stop()
 
     async def _open(self, server: Server) -> None:
         """Once a verifier is there, its model and tokenizer decide what is served."""

@@ -7,6 +7,7 @@ import sys
 from drafter_service.proposers import make_proposer
 from drafter_service.service import FULL_NAME, DrafterServicer
 from minedraft import process
+from minedraft.channel_service import open_desk
 from minedraft.config import DrafterSettings
 from minedraft.model_service import ModelService
 
@@ -16,7 +17,9 @@ def build(settings: DrafterSettings) -> process.Service:
         settings,
         FULL_NAME,
         make_worker=lambda: make_proposer(settings),
-        make_servicer=lambda stepper, _: DrafterServicer(stepper),
+        make_servicer=lambda stepper, proposer: DrafterServicer(
+            stepper, open_desk(settings, proposer.payload_device), proposer.payload_bytes_per_draft
+        ),
     )
 
 

@@ -100,7 +100,7 @@ class AsyncClient:
     async def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
         """Return once the server is healthy and its verifier is connected. Raises PeerUnavailable after `timeout` s.
 
-        With `drafter`, wait also until its drafter, if it has one, is connected or refused.
+        With `drafter`, wait also until its drafter, if it has one, is connected and its channel chosen, or refused.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -206,8 +206,10 @@ def awaited_peer(info: ServerInfo, drafter: bool) -> str:
     if not info.verifier.connected:
         reason = f": {info.verifier.refusal}" if info.verifier.refusal else ""
         return f"its verifier at {info.verifier.address} is not connected{reason}"
-    if drafter and info.drafter.address and not info.drafter.connected and not info.drafter.refusal:
-        return f"its drafter at {info.drafter.address} is not connected"
+    peer = info.drafter
+    undecided = not peer.connected or not (peer.channel or peer.channel_note)
+    if drafter and peer.address and undecided and not peer.refusal:
+        return f"its drafter at {peer.address} is not connected"
     return ""
 
 

@@ -19,6 +19,8 @@ from minedraft.errors import SetupError
 MIB = 1 << 20
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 WeightsName = Literal["auto", "plain", "int8"]
+ChannelName = Literal["auto", "inline", "shm", "gloo", "cuda_ipc", "nccl"]
+AttentionName = Literal["auto", "sdpa", "flash_attn"]
 DraftLawName = Literal["point_mass", "top_m", "dense"]
 
 
@@ -61,13 +63,30 @@ class EngineSettings(ServiceSettings):
     )
     device: str = Field("auto", description="torch device; auto: cuda where there is one, else cpu")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the engine; 0: torch's choice")
-    block_size: Annotated[int, Field(ge=1, le=1024)] = Field(16, description="tokens in a KV block")
+    attention: AttentionName = Field(
+        "auto", description="attention backend; auto: flash_attn where device, package and model allow it, else sdpa"
+    )
+    block_size: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="tokens in a KV block; 0: 16 with sdpa, 256 with flash_attn"
+    )
     num_blocks: Annotated[int, Field(ge=0)] = Field(0, description="KV blocks; 0: from kv_cache_mib")
     kv_cache_mib: Annotated[int, Field(ge=0)] = Field(
-        0, description="memory for the KV cache, MiB; 0: chosen from the model"
+        0, description="memory for the KV cache, MiB; 0: on a GPU from memory_fraction, on a CPU from the model"
+    )
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9,
+        description="share of a GPU's whole memory that this service's weights and KV cache may take; of a GPU that "
+        "several services share, give each its part",
+    )
+    cuda_graphs: bool = Field(
+        False, description="replay a draft model's one-token passes as CUDA graphs; needs flash_attn"
     )
     max_len: Annotated[int, Field(ge=0)] = Field(0, description="longest sequence, tokens; 0: the model's own limit")
     self_check: bool = Field(True, description="compare with the stock model at start-up")
+    shm_dir: Path = Field(Path("/dev/shm"), description="folder for shared memory, the same for drafter and verifier")  # noqa: S108
+    channel_host: str = Field(
+        "", description="address that the other model service reaches this one by for tensors; empty: that of --listen"
+    )
     simulate: str = Field(
         "", description="timed sleeps for forward passes, e.g. drafter=5ms,verifier=25ms,accept=0.8[,vocab=256]"
     )
@@ -77,6 +96,14 @@ class VerifierSettings(EngineSettings):
     """python -m verifier_service"""
 
     listen: str = Field("127.0.0.1:50052", description="address to serve on, HOST:PORT; port 0 takes a free one")
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="processes of this machine that the model is split over, each with a GPU of its own, or with "
+        "--threads and --kv-cache-mib of its own",
+    )
+    parallel_timeout_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="with tensor_parallel: a process that the others wait for this long counts as lost"
+    )
 
 
 class DrafterSettings(EngineSettings):
@@ -119,11 +146,31 @@ class CoordinatorSettings(ServiceSettings):
     request_timeout_seconds: Annotated[float, Field(gt=0)] = Field(
         600.0, description="a request's time without a deadline of its own"
     )
+    channel: ChannelName = Field(
+        "auto", description="way for dense draft laws between drafter and verifier; auto: the best that works"
+    )
+    channel_mib: Annotated[int, Field(ge=1)] = Field(256, description="memory for a tensor channel at most, MiB")
     default_max_new_tokens: Annotated[int, Field(ge=1)] = Field(
         256, description="max_new_tokens of requests that give none"
     )
     max_stop_strings: Annotated[int, Field(ge=0)] = Field(16, description="stop strings a request at most")
     max_logprobs: Annotated[int, Field(ge=0)] = Field(20, description="alternatives a token at most")
+
+
+class HttpSettings(ServiceSettings):
+    """python -m minedraft.http"""
+
+    listen: str = Field("127.0.0.1:8000", description="address to serve on, HOST:PORT; port 0 takes a free one")
+    coordinator: str = Field("127.0.0.1:50050", description="address of the coordinator, HOST:PORT")
+    model_name: str = Field("", description="name that clients may ask for beside the target's own")
+    tokenizer: str = Field(
+        "", description="folder with the target's tokenizer.json; without it logprobs name tokens by their ids"
+    )
+    api_key_file: str = Field(
+        "", description="file of API keys, one a line, read again when it changes; empty: everyone may ask"
+    )
+    max_message_mib: Annotated[int, Field(ge=1, le=64)] = Field(16, description="largest request body, MiB")
+    max_choices: Annotated[int, Field(ge=1)] = Field(128, description="choices a request at most: prompts times n")
 
 
 class CliSettings(BaseSettings):

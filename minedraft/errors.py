@@ -35,6 +35,10 @@ class ProtocolError(MinedraftError):
     """A peer sent what the protocol forbids: its stream is closed with INVALID_ARGUMENT, the process goes on."""
 
 
+class ChannelError(MinedraftError):
+    """A tensor channel failed or cannot be opened: UNAVAILABLE. What went through it is lost, and drafts with it."""
+
+
 class NoSpace(MinedraftError):
     """No KV blocks are free: RESOURCE_EXHAUSTED. Inside a service it becomes the item status NO_SPACE."""
 

@@ -125,7 +125,11 @@ class PeerInfo:
     refusal: str  # why a reachable service is not used, "" otherwise
     state: ServiceState | None
     connections: int
-    channel: str  # tensor channel between drafter and verifier
+    channel: str = ""  # kind of the tensor channel between drafter and verifier, "" when none is open
+    channel_note: str = ""  # why it is this one, or why there is none
+    channel_generation: int = 0  # counts the channels that were opened
+    payloads: int = 0  # dense laws that went over a channel
+    payloads_replaced: int = 0  # dense laws that were replaced by top-M ones: no channel was open, or its slots taken
 
 
 @dataclass(frozen=True, slots=True)

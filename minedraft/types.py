@@ -101,11 +101,121 @@ class TopM:
     weights: NDArray[np.float32]  # [drafts, M], >= 0, each row with mass
 
 
+class ChannelKind(Enum):
+    """The ways that tensors can take between a drafter and a verifier."""
+
+    INLINE = "inline"
+    """Through the gRPC streams and the coordinator, in chunks."""
+    SHM = "shm"
+    """POSIX shared memory, between processes and containers of one host."""
+    GLOO = "gloo"
+    """TCP between hosts, by torch.distributed's gloo."""
+    CUDA_IPC = "cuda_ipc"
+    """One GPU's memory, mapped by both processes."""
+    NCCL = "nccl"
+    """Between GPUs of one or two hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSpec:
+    """A tensor channel as the coordinator names it. Both ends have the same."""
+
+    channel_id: str
+    generation: int  # counts the channels between two peers, from 1
+    kind: ChannelKind
+    slots: int
+    slot_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadRef:
+    """Where a payload is: what travels over gRPC in place of the tensor."""
+
+    channel_id: str
+    generation: int
+    slot: int
+    sequence: int  # counts the payloads of the channel, from 1
+    nbytes: int
+    dtype: str  # torch's name, for example "float16"
+    shape: tuple[int, ...]
+
+
+class ChannelRole(Enum):
+    """Which end of a channel a service holds."""
+
+    SENDER = "sender"
+    RECEIVER = "receiver"
+
+
+class ChannelAction(Enum):
+    """One step of opening, trying or closing a channel. See `minedraft.channel.base`."""
+
+    OFFER = "offer"
+    JOIN = "join"
+    SEAL = "seal"
+    PROBE_WRITE = "probe_write"
+    PROBE_READ = "probe_read"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRequest:
+    """Asks a service to do its part for a channel."""
+
+    spec: ChannelSpec
+    role: ChannelRole
+    action: ChannelAction
+    data: bytes = b""  # what the other end answered, or the bytes to send
+    reference: PayloadRef | None = None  # the payload to read
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelAnswer:
+    """Answers a ChannelRequest that succeeded; a failure is a ChannelError."""
+
+    data: bytes = b""
+    reference: PayloadRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFault:
+    """Payloads could not be sent or read. Stale when the channel has a later generation."""
+
+    channel_id: str
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """Where a service runs, as far as the choice of a channel depends on it."""
+
+    boot_id: str = ""  # the same for all processes of one running kernel
+    pid_namespace: str = ""  # the same for processes that see each other
+    shm_device: str = ""  # file system of the folder for shared memory
+    gpu_uuid: str = ""  # "" on a CPU
+    driver_version: str = ""
+    kinds: tuple[ChannelKind, ...] = ()  # what the service can open
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadChunk:
+    """A piece of a payload on an inline channel."""
+
+    channel_id: str
+    generation: int
+    slot: int
+    sequence: int
+    nbytes: int  # of the whole payload
+    offset: int  # of this piece in the payload, bytes
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Dense:
     """A law over the whole vocabulary: normalise the weights in float64."""
 
-    weights: FloatArray  # [drafts, V], >= 0, each row with mass
+    weights: FloatArray | PayloadRef  # [drafts, V], >= 0, each row with mass
 
 
 DraftLaw = PointMass | TopM | Dense
@@ -202,6 +312,7 @@ class DraftReply:
     proposals: tuple[Proposal, ...]
     timing: StepTiming
     state: ServiceState
+    channel_fault: ChannelFault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +323,7 @@ class VerifyReply:
     verdicts: tuple[Verdict, ...]
     timing: StepTiming
     state: ServiceState
+    channel_fault: ChannelFault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +343,16 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...] = ()
     simulated: bool = False
     instance_id: str = ""  # names the process; a restart changes it
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a model service says of itself at the begin of every stream."""
+
+    model: ModelInfo
+    state: ServiceState
+    host: HostFacts = HostFacts()
+    payload_bytes_per_draft: int = 0  # what a drafter sends over a tensor channel for each draft
 
 
 @dataclass(frozen=True, slots=True)

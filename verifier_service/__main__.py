@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from minedraft import process
+from minedraft.channel_service import open_desk
 from minedraft.config import VerifierSettings
 from minedraft.model_service import ModelService
 from verifier_service.service import FULL_NAME, VerifierServicer
@@ -16,7 +17,9 @@ def build(settings: VerifierSettings) -> process.Service:
         settings,
         FULL_NAME,
         make_worker=lambda: Verifier.load(settings),
-        make_servicer=lambda stepper, worker: VerifierServicer(stepper, worker.tokenizer),
+        make_servicer=lambda stepper, worker: VerifierServicer(
+            stepper, open_desk(settings, worker.info.device), worker.tokenizer
+        ),
     )
 
 

@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator, Awaitable
 
 import grpc
 
+from minedraft.channel.desk import ChannelDesk
+from minedraft.channel_service import ChannelService
 from minedraft.engine.stepper import Stepper
 from minedraft.errors import MinedraftError
-from minedraft.rpc.convert import write_model, write_state, write_tokenizer
+from minedraft.rpc.convert import write_model, write_state, write_tokenizer, write_welcome
 from minedraft.rpc.convert_steps import read_verify_items, write_verify_reply
 from minedraft.rpc.server import Context
 from minedraft.rpc.status import code_of
 from minedraft.rpc.stream import Duties, Streams
-from minedraft.types import TokenizerFiles, Verdict, VerifyItem, VerifyReply
-from minedraft.v1 import common_pb2 as common
+from minedraft.types import TokenizerFiles, Verdict, VerifyItem, VerifyReply, Welcome
 from minedraft.v1 import verifier_pb2 as pb
 from minedraft.v1 import verifier_pb2_grpc as pb_grpc
 
@@ -24,10 +25,21 @@ FULL_NAME = pb.DESCRIPTOR.services_by_name["VerifierService"].full_name
 class VerifierServicer(pb_grpc.VerifierServiceServicer):
     """Runs on the event loop; the stepper takes the work to the engine thread."""
 
-    def __init__(self, stepper: Stepper[VerifyItem, Verdict], tokenizer: TokenizerFiles) -> None:
+    def __init__(self, stepper: Stepper[VerifyItem, Verdict], desk: ChannelDesk, tokenizer: TokenizerFiles) -> None:
         self._stepper = stepper
         self._tokenizer = write_tokenizer(tokenizer)
-        self._streams = Streams(Duties(pb.VerifyResponse, self._step, stepper.release, stepper.release_lease))
+        self._channels = ChannelService(pb.VerifyResponse, desk)
+        self._streams = Streams(
+            Duties(
+                pb.VerifyResponse,
+                step=self._step,
+                release=stepper.release,
+                begin=desk.open_lease,
+                end=self._end,
+                channel=self._channels.answer,
+                chunk=self._channels.take,
+            )
+        )
 
     def register(self, server: grpc.aio.Server) -> None:
         pb_grpc.add_VerifierServiceServicer_to_server(self, server)
@@ -56,17 +68,24 @@ class VerifierServicer(pb_grpc.VerifierServiceServicer):
         context: Context,
     ) -> None:
         state = await self._stepper.state()
-        welcome = common.Welcome(model=write_model(self._stepper.info), state=write_state(state))
+        welcome = write_welcome(Welcome(self._stepper.info, state, self._channels.desk.facts))
         try:
             await self._streams.serve(request_iterator, context.write, welcome)
         except MinedraftError as error:
             await context.abort(code_of(error), str(error))
 
     def _step(self, lease: str, step: pb.VerifyStep) -> Awaitable[pb.VerifyResponse]:
-        outcome = self._stepper.step(lease, read_verify_items(step))
+        channels = self._channels.desk.for_step(lease)
+        outcome = self._stepper.step(lease, read_verify_items(step), channels)
 
         async def reply() -> pb.VerifyResponse:
             done = await outcome
-            return write_verify_reply(VerifyReply(step.step_id, done.results, done.timing, done.state))
+            return write_verify_reply(
+                VerifyReply(step.step_id, done.results, done.timing, done.state, done.channel_fault)
+            )
 
         return reply()
+
+    def _end(self, lease: str) -> None:
+        self._stepper.release_lease(lease)
+        self._channels.desk.end_lease(lease)

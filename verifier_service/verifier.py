@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 
+from torch import Tensor
+
+from minedraft.channel.step import StepChannels
 from minedraft.config import VerifierSettings
 from minedraft.engine.build import Part, build_engine
 from minedraft.engine.runner import Engine, Feed, Refusal, Sequence
 from minedraft.errors import InvalidRequest
-from minedraft.sampling.verdict import Judged, Judgement, check_law, judge
-from minedraft.types import ItemStatus, ModelInfo, ServiceState, TokenizerFiles, Verdict, VerifyItem
+from minedraft.sampling.draft_law import CertainLaw, DenseLaw, Law, read_law
+from minedraft.sampling.verdict import Judged, Judgement, check_proposal, judge
+from minedraft.types import (
+    Dense,
+    ItemStatus,
+    ModelInfo,
+    PayloadRef,
+    ServiceState,
+    TokenizerFiles,
+    Verdict,
+    VerifyItem,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An item that takes part in the pass."""
+
+    item: VerifyItem
+    sequence: Sequence
+    judged: Judged  # taken before the pass, which appends the drafts to the sequence
+    payload: PayloadRef | None  # the slot that the law is read from
+
+    def feed(self) -> Feed:
+        drafts = self.judged.draft_ids
+        num_logits = len(drafts) + 1 if self.item.emit else 0
+        return Feed(self.sequence, (*self.sequence.feed, *drafts), num_logits)
 
 
 class Verifier:
@@ -26,25 +55,24 @@ class Verifier:
         built = build_engine(settings, Part.TARGET)
         return cls(built.engine, built.tokenizer)
 
-    def step(self, lease: str, items: Seq[VerifyItem]) -> tuple[Verdict, ...]:
-        """One verdict for each item, in order. An item that cannot be served harms no other."""
+    def step(self, lease: str, items: Seq[VerifyItem], channels: StepChannels) -> tuple[Verdict, ...]:
+        """One verdict for each item, in order. An item that cannot be served harms no other.
+
+        Drafts whose law cannot be had from its channel are not looked at: the verdict is that of an item without any.
+        """
         verdicts: dict[int, Verdict] = {}
-        feeds: list[Feed] = []
-        judged: list[tuple[VerifyItem, Judged]] = []
+        admitted: list[Admitted] = []
         for item in items:
-            feed = self._admit(lease, item)
-            if isinstance(feed, Verdict):
-                verdicts[item.sequence_id] = feed
-                continue
-            feeds.append(feed)
-            if item.emit:
-                judged.append((item, _judged(item, feed.sequence)))
+            outcome = self._admit(lease, item, channels)
+            if isinstance(outcome, Verdict):
+                verdicts[item.sequence_id] = outcome
             else:
-                verdicts[item.sequence_id] = Verdict(item.sequence_id, cached_len=feed.sequence.committed_len)
-        if feeds:
-            logits = self._engine.forward(feeds)  # [R, V], the rows of the emitting items in order
-            judgements = judge(logits, [group for _, group in judged], self.info.eos_token_ids)
-            for (item, _), judgement in zip(judged, judgements, strict=True):
+                admitted.append(outcome)
+                if not item.emit:
+                    verdicts[item.sequence_id] = Verdict(item.sequence_id, cached_len=outcome.sequence.committed_len)
+        if admitted:
+            logits = self._engine.forward([one.feed() for one in admitted])  # [R, V], of the emitting items in order
+            for item, judgement in self._judge(logits, [one for one in admitted if one.item.emit], channels):
                 verdicts[item.sequence_id] = _verdict(item, judgement)
         return tuple(verdicts[item.sequence_id] for item in items)
 
@@ -60,30 +88,52 @@ class Verifier:
     def take_forward_ns(self) -> int:
         return self._engine.take_forward_ns()
 
-    def _admit(self, lease: str, item: VerifyItem) -> Feed | Verdict:
+    def _admit(self, lease: str, item: VerifyItem, channels: StepChannels) -> Admitted | Verdict:
         """What to feed for an item, or the verdict that refuses it."""
-        drafts = _drafts(item)
-        if item.proposal is not None:
-            try:
-                check_law(drafts, item.proposal.law, self.info.vocab_size)
-            except InvalidRequest as error:
-                return Verdict(item.sequence_id, status=ItemStatus.REJECTED, reason=str(error))
-        begun = self._engine.begin(lease, item, reserve=len(drafts))
-        if isinstance(begun, Refusal):
-            return Verdict(item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason)
-        return Feed(begun, (*begun.feed, *drafts), num_logits=len(drafts) + 1 if item.emit else 0)
+        drafts, law, payload = _drafts(item, channels)
+        refused = None
+        try:
+            check_proposal(drafts, law, self.info.vocab_size)
+            begun = self._engine.begin(lease, item, reserve=len(drafts))
+        except InvalidRequest as error:
+            refused = Verdict(item.sequence_id, status=ItemStatus.REJECTED, reason=str(error))
+        else:
+            if not isinstance(begun, Refusal):
+                judged = Judged(begun.params, (*begun.token_ids, *begun.feed), drafts, law)
+                return Admitted(item, begun, judged, payload)
+            refused = Verdict(
+                item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason
+            )
+        if payload is not None:
+            channels.release(payload)
+        return refused
+
+    def _judge(
+        self, logits: Tensor, admitted: Seq[Admitted], channels: StepChannels
+    ) -> list[tuple[VerifyItem, Judgement]]:
+        """A judgement for each emitting item. [R, V]. One whose payload changed meanwhile is judged without drafts."""
+        judged = [one.judged for one in admitted]
+        judgements = judge(logits, judged, self.info.eos_token_ids)
+        first = 0
+        for index, one in enumerate(admitted):
+            if one.payload is not None and not channels.release(one.payload):
+                bare = replace(one.judged, draft_ids=(), law=CertainLaw())
+                (judgements[index],) = judge(logits[first : first + 1], [bare], self.info.eos_token_ids)
+            first += len(one.judged.draft_ids) + 1
+        return [(one.item, judgement) for one, judgement in zip(admitted, judgements, strict=True)]
 
 
-def _drafts(item: VerifyItem) -> tuple[int, ...]:
-    return item.proposal.token_ids if item.proposal is not None and item.emit else ()
-
-
-def _judged(item: VerifyItem, sequence: Sequence) -> Judged:
-    """What the laws depend on, taken before the forward pass appends the drafts to the sequence."""
-    committed = (*sequence.token_ids, *sequence.feed)
-    if item.proposal is None:
-        return Judged(sequence.params, committed)
-    return Judged(sequence.params, committed, item.proposal.token_ids, item.proposal.law)
+def _drafts(item: VerifyItem, channels: StepChannels) -> tuple[tuple[int, ...], Law, PayloadRef | None]:
+    """An item's drafts and their law, and the payload that holds it. No drafts when the payload cannot be had."""
+    if item.proposal is None or not item.emit:
+        return (), CertainLaw(), None
+    law = item.proposal.law
+    if not isinstance(law, Dense) or not isinstance(law.weights, PayloadRef):
+        return item.proposal.token_ids, read_law(law), None
+    weights = channels.receive(law.weights)
+    if weights is None:
+        return (), CertainLaw(), None
+    return item.proposal.token_ids, DenseLaw(weights), law.weights
 
 
 def _verdict(item: VerifyItem, judgement: Judgement) -> Verdict:

@@ -1,8 +1,9 @@
-"""Ways to draft. A proposer is a `minedraft.engine.stepper.Worker` from DraftItem to Proposal."""
+"""Ways to draft."""
 
 from __future__ import annotations
 
 import uuid
+from typing import Protocol
 
 from drafter_service.proposers.ngram import NgramProposer
 from minedraft.config import DrafterSettings
@@ -13,7 +14,19 @@ from minedraft.types import DraftItem, Proposal
 NGRAM = "ngram"
 
 
-def make_proposer(settings: DrafterSettings) -> Worker[DraftItem, Proposal]:
+class Proposer(Worker[DraftItem, Proposal], Protocol):
+    """What drafts."""
+
+    @property
+    def payload_device(self) -> str:
+        """Where the tensors are that go over a channel; "" when there never are any."""
+
+    @property
+    def payload_bytes_per_draft(self) -> int:
+        """What each draft sends over a channel; 0 when its law fits into the reply."""
+
+
+def make_proposer(settings: DrafterSettings) -> Proposer:
     """The proposer that the settings ask for. Raises SetupError. Only a model brings torch in."""
     if settings.model == NGRAM and not settings.simulate:
         if settings.ngram_min > settings.ngram_max:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from drafter_service.payloads import Parcel, Payloads
+from minedraft.channel.step import StepChannels
 from minedraft.config import DrafterSettings
 from minedraft.engine.build import Part, build_engine
 from minedraft.engine.runner import Engine, Feed, Refusal, Sequence
 from minedraft.model.draft_vocabulary import widen
-from minedraft.sampling.draft import Draft, DraftLawKind, collect, draw
+from minedraft.sampling.draft import Draft, DraftLawKind, collect, draw, draws_by_law
 from minedraft.sampling.law import Row, argmax
 from minedraft.types import DraftItem, ModelInfo, Proposal, ServiceState
 
@@ -23,6 +25,8 @@ class Drafting:
     item: DraftItem
     sequence: Sequence
     committed: tuple[int, ...]
+    kind: DraftLawKind
+    parcel: Parcel | None  # where a dense law goes
     drafts: list[Draft] = field(default_factory=list)
 
     @property
@@ -36,8 +40,12 @@ class Drafting:
     def row(self) -> Row:
         return Row(self.sequence.params, self.committed, self.token_ids)
 
-    def proposal(self) -> Proposal:
-        law = collect(self.drafts)
+    def proposal(self, channels: StepChannels) -> Proposal:
+        """Without drafts when their law cannot be sent."""
+        dense = [draft.dense for draft in self.drafts if draft.dense is not None]
+        law = self.parcel.send(dense, channels) if self.parcel and dense else collect(self.drafts)
+        if law is None:
+            return Proposal(self.item.sequence_id, cached_len=len(self.committed))
         return Proposal(self.item.sequence_id, self.token_ids, law, cached_len=len(self.committed))
 
 
@@ -48,7 +56,11 @@ class ModelProposer:
         self._engine = engine
         self._kind = kind
         self._top_m = top_m
+        self._payloads = Payloads()
         self.info: ModelInfo = engine.info
+        self.payload_device = engine.info.device
+        # float16 over the target's vocabulary, which is this model's too
+        self.payload_bytes_per_draft = 2 * engine.info.vocab_size if kind is DraftLawKind.DENSE else 0
 
     @classmethod
     def load(cls, settings: DrafterSettings) -> ModelProposer:
@@ -56,8 +68,12 @@ class ModelProposer:
         engine = build_engine(settings, Part.DRAFT).engine
         return cls(engine, DraftLawKind(settings.draft_law), settings.top_m)
 
-    def step(self, lease: str, items: Seq[DraftItem]) -> tuple[Proposal, ...]:
-        """One proposal for each item, in order. An item that cannot be served harms no other."""
+    def step(self, lease: str, items: Seq[DraftItem], channels: StepChannels) -> tuple[Proposal, ...]:
+        """One proposal for each item, in order. An item that cannot be served harms no other.
+
+        A dense law goes through the step's channel; a sequence that gets no slot there drafts by TOP_M, which is exact
+        as well.
+        """
         refused: dict[int, Proposal] = {}
         drafting: dict[int, Drafting] = {}
         for item in items:
@@ -67,22 +83,35 @@ class ModelProposer:
                     item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason
                 )
             else:
-                drafting[item.sequence_id] = Drafting(item, begun, (*begun.token_ids, *begun.feed))
+                kind, parcel = self._law(lease, item, begun, channels)
+                drafting[item.sequence_id] = Drafting(item, begun, (*begun.token_ids, *begun.feed), kind, parcel)
         self._draft(list(drafting.values()))
-        done = refused | {sequence_id: one.proposal() for sequence_id, one in drafting.items()}
+        done = refused | {sequence_id: one.proposal(channels) for sequence_id, one in drafting.items()}
         return tuple(done[item.sequence_id] for item in items)
 
     def release(self, lease: str, sequence_ids: Seq[int]) -> None:
         self._engine.release(lease, sequence_ids)
+        self._payloads.drop(lease, sequence_ids)
 
     def release_lease(self, lease: str) -> None:
         self._engine.release_lease(lease)
+        self._payloads.drop_lease(lease)
 
     def state(self) -> ServiceState:
         return self._engine.state()
 
     def take_forward_ns(self) -> int:
         return self._engine.take_forward_ns()
+
+    def _law(
+        self, lease: str, item: DraftItem, sequence: Sequence, channels: StepChannels
+    ) -> tuple[DraftLawKind, Parcel | None]:
+        """The law that this item's drafts are drawn from, and the slot that it goes into."""
+        if self._kind is not DraftLawKind.DENSE or not draws_by_law(sequence.params):
+            return self._kind, None
+        nbytes = item.max_draft_tokens * self.payload_bytes_per_draft
+        parcel = self._payloads.take(lease, item.sequence_id, nbytes, channels.sender) if nbytes else None
+        return (DraftLawKind.DENSE if parcel else DraftLawKind.TOP_M), parcel
 
     def _draft(self, drafting: Seq[Drafting]) -> None:
         """Grow every proposal to its length. The last draft of a sequence is not fed: it may be rejected."""
@@ -99,11 +128,11 @@ class ModelProposer:
 
     def _append(self, growing: Seq[Drafting], logits: Tensor) -> None:
         rows = [one.row() for one in growing]
-        drawn = self._draw(logits, rows)
+        drawn = self._draw(logits, rows, [one.kind for one in growing])
         for one, draft in zip(growing, drawn, strict=True):
             one.drafts.append(draft)
 
-    def _draw(self, logits: Tensor, rows: Seq[Row]) -> list[Draft]:
+    def _draw(self, logits: Tensor, rows: Seq[Row], kinds: Seq[DraftLawKind]) -> list[Draft]:
         """A draft for each row. Laws are over the target's whole vocabulary; the likeliest token needs no law."""
         known = self._engine.logit_token_ids
         if all(row.sampling.greedy and not row.sampling.changes_logits for row in rows):
@@ -111,4 +140,4 @@ class ModelProposer:
             return [Draft(token) for token in (best if known is None else known[best].tolist())]
         if known is not None:
             logits = widen(logits, known, self.info.vocab_size)
-        return draw(logits, rows, self.info.eos_token_ids, self._kind, self._top_m)
+        return draw(logits, rows, self.info.eos_token_ids, kinds, self._top_m)

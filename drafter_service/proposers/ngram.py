@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from minedraft.channel.step import StepChannels
 from minedraft.types import DraftItem, ItemStatus, ModelInfo, PointMass, Proposal, ServiceState
 
 
@@ -64,11 +65,13 @@ class NgramProposer:
             attention_backend="none",
             instance_id=instance_id,
         )
+        self.payload_device = ""  # nothing is sent over a tensor channel
+        self.payload_bytes_per_draft = 0
         self._instance_id = instance_id
         self._sizes = (shortest, longest)
         self._histories: dict[str, dict[int, History]] = {}
 
-    def step(self, lease: str, items: Sequence[DraftItem]) -> tuple[Proposal, ...]:
+    def step(self, lease: str, items: Sequence[DraftItem], channels: StepChannels) -> tuple[Proposal, ...]:
         histories = self._histories.setdefault(lease, {})
         return tuple(self._propose(histories, item) for item in items)
 

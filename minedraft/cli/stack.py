@@ -1,4 +1,4 @@
-"""The three services on this machine, as processes: for `up`, `bench`, `demo`, and for tests that kill services.
+"""The services on this machine as processes: for `up`, `bench`, `demo`, and for tests that kill services.
 
 with Stack(StackOptions(target="demo")) as stack:
     with Client(stack.coordinator) as client: ...
@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 from minedraft.cli.demo_model import DEMO, draft_path, model_path
@@ -24,6 +25,9 @@ NONE: Final = "none"
 NGRAM: Final = "ngram"
 AUTO: Final = "auto"
 POLL_SECONDS: Final = 0.25
+WHOLE_GPU: Final = "0.9"
+VERIFIER_PART: Final = "0.7"
+DRAFTER_PART: Final = "0.2"
 EXTRA_SECONDS: Final = 2.0  # beyond its grace period before a service is killed
 
 
@@ -37,12 +41,15 @@ class StackOptions:
     draft_tokens: int = 4
     lane_size: int = 16
     listen: str = ANY_PORT  # the coordinator's address; the model services take free ports of this machine
+    http: str = ""  # the HTTP door's address; "" for no door
     simulate: str = ""
     threads_verifier: int = 0  # 0: half of the cores, at least 1
     threads_drafter: int = 0
     dtype: str = "auto"  # of the target
     draft_dtype: str = "auto"  # of the draft model; whatever it is, the output is the target's
     device: str = "auto"
+    draft_law: str = "top_m"  # of drafts of sampled requests
+    channel: str = "auto"  # that dense laws take to the verifier
     max_len: int = 0  # 0: the model's own
     self_check: bool = True
     log_level: str = "info"
@@ -52,6 +59,7 @@ class StackOptions:
     verifier_flags: tuple[str, ...] = ()
     drafter_flags: tuple[str, ...] = ()
     coordinator_flags: tuple[str, ...] = ()
+    http_flags: tuple[str, ...] = ()
 
 
 def half_of_the_cores() -> int:
@@ -67,7 +75,8 @@ def silent(service: str, line: str) -> None:
 class Stack:
     """Starts the services, waits until they serve, and leaves none behind: see `minedraft.cli.tether`.
 
-    For one thread; the attributes `verifier_process`, `drafter_process` and `coordinator_process` may be read by any.
+    For one thread; the attributes `verifier_process`, `drafter_process`, `coordinator_process` and `http_process` may
+    be read by any.
     """
 
     def __init__(self, options: StackOptions, *, log: Log = silent) -> None:
@@ -84,6 +93,7 @@ class Stack:
                 "drafter", "drafter_service", drafter, listen=ANY_PORT, log=log, restart=restart
             )
         self.coordinator_process: ServiceProcess | None = None
+        self.http_process: ServiceProcess | None = None
         self._log = log
 
     def __enter__(self) -> Self:
@@ -112,14 +122,20 @@ class Stack:
         return self.drafter_process.address if self.drafter_process else ""
 
     @property
+    def http(self) -> str:
+        """Empty without a door."""
+        return self.http_process.address if self.http_process else ""
+
+    @property
     def restarts(self) -> int:
         """How often a model service crashed and was started again."""
         return sum(process.restarts for process in (self.verifier_process, self.drafter_process) if process)
 
     @property
     def addresses(self) -> dict[str, str | None]:
-        """The three addresses by service; None for a drafter that is not wanted."""
-        return {"coordinator": self.coordinator, "drafter": self.drafter or None, "verifier": self.verifier}
+        """The addresses by service; None for a drafter that is not wanted, and no `http` without a door."""
+        services = {"coordinator": self.coordinator, "drafter": self.drafter or None, "verifier": self.verifier}
+        return services | ({"http": self.http} if self.http else {})
 
     def start(self, progress: Callable[[str], None] = lambda _: None) -> ServerInfo:
         """Start all services; return once requests are served with the drafter's help.
@@ -127,7 +143,9 @@ class Stack:
         `progress` is told in a few words what is being waited for. A refused drafter (another tokenizer) is not waited
         for. Raises SetupError with the words of the service that could not start. Call `stop` in any case.
         """
-        _check_free(self._options.listen)
+        _check_free("--listen", self._options.listen)
+        if self._options.http:
+            _check_free("--http", self._options.http)
         deadline = time.monotonic() + self._options.ready_seconds
         models = [process for process in (self.verifier_process, self.drafter_process) if process]
         for process in models:
@@ -143,20 +161,29 @@ class Stack:
         self.coordinator_process.start()
         self.coordinator_process.wait_announced(deadline - time.monotonic())
         progress("the services are connecting")
-        return self._wait_ready(self.coordinator_process, deadline)
+        info = self._wait_ready(self.coordinator_process, deadline)
+        if self._options.channel != AUTO and info.drafter.refusal:
+            raise SetupError(info.drafter.refusal)
+        if self._options.http:
+            progress("the HTTP door is starting")
+            self.http_process = _door(self._options, self.coordinator, self._log)
+            self.http_process.start()
+            self.http_process.wait_announced(deadline - time.monotonic())
+        return info
 
     def wait_ended(self, timeout: float) -> bool:
         """Whether the coordinator has ended by itself, waiting at most `timeout` seconds for that."""
         return self.coordinator_process is None or self.coordinator_process.wait_ended(timeout)
 
     def stop(self) -> None:
-        """End all services: the coordinator first, so that running answers may use the models for their last time."""
-        for group in ([self.coordinator_process], [self.verifier_process, self.drafter_process]):
+        """End all services from the front, so that running answers may use those behind for their last time."""
+        models = [self.verifier_process, self.drafter_process]
+        for group in ([self.http_process], [self.coordinator_process], models):
             _end([process for process in group if process and process.pid], self._options.grace_seconds)
 
     def kill(self) -> None:
         """End all services at once."""
-        for process in (self.coordinator_process, self.verifier_process, self.drafter_process):
+        for process in (self.http_process, self.coordinator_process, self.verifier_process, self.drafter_process):
             if process and process.pid:
                 process.kill()
 
@@ -180,6 +207,7 @@ class Stack:
             *("--lanes", str(options.lanes)),
             *("--lane-size", str(options.lane_size)),
             *("--draft-tokens", str(options.draft_tokens)),
+            *("--channel", options.channel),
             *_common_flags(options),
             *options.coordinator_flags,
         ]
@@ -205,7 +233,10 @@ def _verifier_flags(options: StackOptions) -> list[str]:
     if not options.target and not options.simulate:
         raise SetupError("--target: name a model's folder, a .gguf file or `demo`, or give --simulate")
     model = ["--model", model_path(options.target)] if options.target else []
-    return [*model, *_engine_flags(options, options.threads_verifier, options.dtype), *options.verifier_flags]
+    # Both services may find themselves on one GPU: each is told its part of the memory.
+    fraction = WHOLE_GPU if options.draft in {NONE, NGRAM} else VERIFIER_PART
+    engine = _engine_flags(options, options.threads_verifier, options.dtype)
+    return [*model, *("--memory-fraction", fraction), *engine, *options.verifier_flags]
 
 
 def resolved_draft(options: StackOptions) -> str:
@@ -224,22 +255,32 @@ def _drafter_flags(options: StackOptions) -> list[str] | None:
     return [
         "--model",
         model,
+        *("--draft-law", options.draft_law),
+        *("--memory-fraction", DRAFTER_PART),
         *_engine_flags(options, options.threads_drafter, options.draft_dtype),
         *options.drafter_flags,
     ]
 
 
-def _check_free(listen: str) -> None:
+def _door(options: StackOptions, coordinator: str, log: Log) -> ServiceProcess:
+    """The HTTP door, told where the target's tokenizer is if the target has one in its folder."""
+    folder = Path(model_path(options.target)) if options.target else None
+    tokenizer = ["--tokenizer", str(folder)] if folder and (folder / "tokenizer.json").is_file() else []
+    flags = ["--coordinator", coordinator, *tokenizer, *_common_flags(options), *options.http_flags]
+    return ServiceProcess("http", "minedraft.http", flags, listen=options.http, log=log)
+
+
+def _check_free(flag: str, listen: str) -> None:
     """Fail at once, not after the models are loaded, when the address is taken. Raises SetupError."""
     host, _, port = listen.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise SetupError(f"--listen: {listen!r} is not HOST:PORT")
+        raise SetupError(f"{flag}: {listen!r} is not HOST:PORT")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host.strip("[]"), int(port)), family=family).close()
     except OSError as error:
         raise SetupError(
-            f"cannot listen on {listen} ({error.strerror}): stop what uses the port, or choose another by --listen"
+            f"cannot listen on {listen} ({error.strerror}): stop what uses the port, or choose another by {flag}"
         ) from None
 
 

@@ -46,6 +46,17 @@ DraftDType = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, or a torch device such as cuda:0", rich_help_panel=MODELS)]
+DraftLaw = Annotated[
+    str,
+    typer.Option(help="law of drafts of sampled requests: point_mass, top_m or dense", rich_help_panel=MODELS),
+]
+Channel = Annotated[
+    str,
+    typer.Option(
+        help="way of dense laws to the verifier: inline, shm, gloo, cuda_ipc, nccl, or auto: the best that works",
+        rich_help_panel=MODELS,
+    ),
+]
 MaxLen = Annotated[int, typer.Option(min=0, help="longest sequence; 0: the model's own limit", rich_help_panel=MODELS)]
 SelfCheck = Annotated[bool, typer.Option(help="compare with the stock models at start-up", rich_help_panel=MODELS)]
 ThreadsVerifier = Annotated[
@@ -62,11 +73,18 @@ DraftTokens = Annotated[
 VerifierFlags = Annotated[
     str, typer.Option(metavar="FLAGS", help="e.g. '--kv-cache-mib 512'", rich_help_panel=ONE_SERVICE)
 ]
-DrafterFlags = Annotated[
-    str, typer.Option(metavar="FLAGS", help="e.g. '--draft-law dense'", rich_help_panel=ONE_SERVICE)
-]
+DrafterFlags = Annotated[str, typer.Option(metavar="FLAGS", help="e.g. '--top-m 64'", rich_help_panel=ONE_SERVICE)]
 CoordinatorFlags = Annotated[
     str, typer.Option(metavar="FLAGS", help="e.g. '--queue-size 1000'", rich_help_panel=ONE_SERVICE)
+]
+Http = Annotated[
+    str,
+    typer.Option(
+        metavar="[HOST:PORT]", help="serve OpenAI's HTTP API too, by default at 127.0.0.1:8000; needs the extra `http`"
+    ),
+]
+HttpFlags = Annotated[
+    str, typer.Option(metavar="FLAGS", help="e.g. '--api-key-file keys.txt'", rich_help_panel=ONE_SERVICE)
 ]
 ReadySeconds = Annotated[float, typer.Option(min=1, help="give up when nothing serves after this many seconds")]
 

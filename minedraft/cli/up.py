@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
+from itertools import zip_longest
 from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from minedraft.cli import models
 from minedraft.cli.display import LogLines, notes, write_json
 from minedraft.cli.stack import Stack, StackOptions
 from minedraft.cli.stack_options import (
+    Channel,
     CoordinatorFlags,
     Device,
     Draft,
     DraftDType,
     DrafterFlags,
+    DraftLaw,
     DraftTokens,
     DType,
+    Http,
+    HttpFlags,
     Lanes,
     LaneSize,
     MaxLen,
@@ -35,6 +42,23 @@ from minedraft.errors import InternalError
 from minedraft.generation import PeerInfo, ServerInfo
 
 WAKE_SECONDS: Final = 3600.0
+HTTP: Final = "--http"
+USUAL_HTTP: Final = "127.0.0.1:8000"
+
+
+class UpCommand(TyperCommand):
+    """Lets --http stand alone, for its usual address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_usual_http(args))
+
+
+def with_usual_http(args: Sequence[str]) -> list[str]:
+    """The arguments with an address after a --http that has none."""
+    complete: list[str] = []
+    for arg, after in zip_longest(args, args[1:], fillvalue="-"):
+        complete += [arg, USUAL_HTTP] if arg == HTTP and after.startswith("-") else [arg]
+    return complete
 
 
 class Terminated(BaseException):
@@ -48,10 +72,13 @@ def up(
     draft_tokens: DraftTokens = 4,
     lane_size: LaneSize = 16,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="address that clients call")] = "127.0.0.1:50050",
+    http: Http = "",
     simulate: Simulate = "",
     dtype: DType = "auto",
     draft_dtype: DraftDType = "auto",
     device: Device = "auto",
+    draft_law: DraftLaw = "top_m",
+    channel: Channel = "auto",
     max_len: MaxLen = 0,
     self_check: SelfCheck = True,
     threads_verifier: ThreadsVerifier = 0,
@@ -59,28 +86,31 @@ def up(
     verifier_flags: VerifierFlags = "",
     drafter_flags: DrafterFlags = "",
     coordinator_flags: CoordinatorFlags = "",
+    http_flags: HttpFlags = "",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
     grace_seconds: Annotated[float, typer.Option(min=0, help="time for running answers after Ctrl-C or SIGTERM")] = 5.0,
     ready_seconds: ReadySeconds = 300.0,
     json_ready: Annotated[
-        bool, typer.Option("--json-ready", help="print one line of JSON with the three addresses when all serve")
+        bool, typer.Option("--json-ready", help="print one line of JSON with the addresses when all serve")
     ] = False,
 ) -> None:
-    """Start a verifier, a drafter and a coordinator; their logs go to stderr. Ctrl-C or SIGTERM ends all three.
+    """Start a verifier, a drafter and a coordinator; their logs go to stderr. Ctrl-C or SIGTERM ends them.
 
-    A model service that crashes is started again. The model services take free ports; --json-ready tells them.
+    A model service or HTTP door that crashes is started again. The model services take free ports: see --json-ready.
 
     Example: minedraft up --target demo --draft ngram
     """
     options = StackOptions(
         target="" if simulate else target, draft=draft, lanes=lanes, draft_tokens=draft_tokens, lane_size=lane_size,
-        listen=listen, simulate=simulate, threads_verifier=threads_verifier, threads_drafter=threads_drafter,
+        listen=listen, http=http, simulate=simulate, threads_verifier=threads_verifier, threads_drafter=threads_drafter,
         dtype=dtype, draft_dtype=draft_dtype, device=device, max_len=max_len, self_check=self_check,
+        draft_law=draft_law, channel=channel,
         log_level=log_level,
         grace_seconds=grace_seconds, ready_seconds=ready_seconds,
         verifier_flags=split("--verifier-flags", verifier_flags),
         drafter_flags=split("--drafter-flags", drafter_flags),
         coordinator_flags=split("--coordinator-flags", coordinator_flags),
+        http_flags=split("--http-flags", http_flags),
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
@@ -110,6 +140,8 @@ def _serve(options: StackOptions, json_ready: bool) -> None:
 def _tell_ready(stack: Stack, info: ServerInfo) -> None:
     target = info.target.model_id if info.target else "?"
     notes.print(f"ready: {target} at {stack.coordinator}, {info.limits.lanes} lanes, K={info.limits.draft_tokens}")
+    if stack.http:
+        notes.print(f"OpenAI's API: http://{stack.http}/v1")
     if info.drafter.address:
         notes.print(f"drafter: {describe_drafter(info.drafter)}")
 
@@ -118,7 +150,9 @@ def describe_drafter(drafter: PeerInfo) -> str:
     """The drafter in a few words, or why it is not used."""
     if drafter.refusal:
         return f"not used: {drafter.refusal}"
-    return drafter.model.model_id if drafter.model else "not connected"
+    if drafter.model is None:
+        return "not connected"
+    return f"{drafter.model.model_id}, dense laws over {drafter.channel}" if drafter.channel else drafter.model.model_id
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:

@@ -33,6 +33,7 @@ class TrainingOptions:
     matrix_rate: float = 0.01  # Muon, for the layers' matrices
     other_rate: float = 5e-4  # Adam, for the output layer and the norms
     weight_decay: float = 0.01
+    target_temperature: float = 1.0  # of the law that is learned: below 1 the student is surer than the target
     seed: int = 0
 
 
@@ -185,9 +186,9 @@ class Training:
         return states.flatten(0, 1)[places.to(states.device)].bfloat16()
 
     def _target_law(self, batch: Sequence[Lesson]) -> Tensor:
-        """The target's law over the draft vocabulary, normalised. [N, draft vocabulary] float32"""
+        """The law to be learned, over the draft vocabulary: the target's, tempered. [N, draft vocabulary] float32"""
         hidden = torch.cat([lesson.hidden for lesson in batch]).to(self._known_rows.device)
-        return F.linear(hidden, self._known_rows).float().softmax(dim=1)
+        return F.linear(hidden, self._known_rows).float().div_(self._options.target_temperature).softmax(dim=1)
 
     def _endless(self) -> Iterator[list[Lesson]]:
         dice = random.Random(self._options.seed)

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from minedraft.channel.step import StepChannels
 from minedraft.engine.thread import EngineThread
-from minedraft.types import ModelInfo, ServiceState, StepTiming
+from minedraft.types import ChannelFault, ModelInfo, ServiceState, StepTiming
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,7 +26,7 @@ class Worker(Protocol[Item_contra, Result_co]):
     @property
     def info(self) -> ModelInfo: ...
 
-    def step(self, lease: str, items: Sequence[Item_contra]) -> Sequence[Result_co]:
+    def step(self, lease: str, items: Sequence[Item_contra], channels: StepChannels) -> Sequence[Result_co]:
         """One result for each item, in order."""
 
     def release(self, lease: str, sequence_ids: Sequence[int]) -> None: ...
@@ -45,6 +46,7 @@ class StepOutcome(Generic[Result]):
     results: tuple[Result, ...]
     timing: StepTiming
     state: ServiceState
+    channel_fault: ChannelFault | None
 
 
 class Stepper(Generic[Item, Result]):
@@ -55,10 +57,10 @@ class Stepper(Generic[Item, Result]):
         self._worker = worker
         self.info = worker.info
 
-    def step(self, lease: str, items: Sequence[Item]) -> Awaitable[StepOutcome[Result]]:
+    def step(self, lease: str, items: Sequence[Item], channels: StepChannels) -> Awaitable[StepOutcome[Result]]:
         """Queue a step at once; await the result for its outcome."""
         received = time.perf_counter_ns()
-        return self._thread.submit(lambda: self._run(lease, items, received))
+        return self._thread.submit(lambda: self._run(lease, items, channels, received))
 
     def state(self) -> Awaitable[ServiceState]:
         """What the worker holds once the steps already queued are done."""
@@ -72,9 +74,10 @@ class Stepper(Generic[Item, Result]):
         """Free all sequences of a stream after the steps already queued."""
         self._thread.post(lambda: self._worker.release_lease(lease))
 
-    def _run(self, lease: str, items: Sequence[Item], received: int) -> StepOutcome[Result]:
+    def _run(self, lease: str, items: Sequence[Item], channels: StepChannels, received: int) -> StepOutcome[Result]:
         started, started_unix = time.perf_counter_ns(), time.time_ns()
-        results = tuple(self._worker.step(lease, items))
+        results = tuple(self._worker.step(lease, items, channels))
         forward = self._worker.take_forward_ns()
         host = time.perf_counter_ns() - started - forward
-        return StepOutcome(results, StepTiming(started - received, host, forward, started_unix), self._worker.state())
+        timing = StepTiming(started - received, host, forward, started_unix)
+        return StepOutcome(results, timing, self._worker.state(), channels.fault)

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minedraft.errors import ProtocolError
+from minedraft.rpc.convert_channel import read_host, read_reference, write_host, write_reference
 from minedraft.types import (
     AcceptanceRule,
     Dense,
     DraftLaw,
     ItemStatus,
     ModelInfo,
+    PayloadRef,
     PointMass,
     Proposal,
     SamplingParams,
@@ -27,6 +29,7 @@ from minedraft.types import (
     TokenizerFiles,
     TokenLogprobs,
     TopM,
+    Welcome,
 )
 from minedraft.v1 import common_pb2 as common
 from minedraft.v1 import verifier_pb2 as verifier
@@ -131,9 +134,12 @@ def read_law(message: common.Proposal) -> DraftLaw:
     if kind == "top_m":
         return TopM(read_array(message.top_m.token_ids, 2, "<i4"), read_array(message.top_m.weights, 2, "<f4"))
     if kind == "dense":
-        if message.dense.WhichOneof("payload") != "inline":
-            raise ProtocolError("proposal.dense: no tensor channel is open, only inline payloads can be read")
-        return Dense(read_array(message.dense.inline, 2, "<f2", "<f4"))
+        payload = message.dense.WhichOneof("payload")
+        if payload == "inline":
+            return Dense(read_array(message.dense.inline, 2, "<f2", "<f4"))
+        if payload == "reference":
+            return Dense(read_reference(message.dense.reference))
+        raise ProtocolError("proposal.dense: neither weights nor a reference to them")
     raise ProtocolError("proposal.law: missing")
 
 
@@ -165,7 +171,10 @@ def write_proposal(proposal: Proposal) -> common.Proposal:
             message.top_m.token_ids.CopyFrom(write_array(token_ids))
             message.top_m.weights.CopyFrom(write_array(weights))
         case Dense(weights):
-            message.dense.inline.CopyFrom(write_array(weights))
+            if isinstance(weights, PayloadRef):
+                message.dense.reference.CopyFrom(write_reference(weights))
+            else:
+                message.dense.inline.CopyFrom(write_array(weights))
     return message
 
 
@@ -223,6 +232,21 @@ def write_model(model: ModelInfo) -> common.ModelInfo:
         eos_token_ids=model.eos_token_ids,
         simulated=model.simulated,
         instance_id=model.instance_id,
+    )
+
+
+def read_welcome(message: common.Welcome) -> Welcome:
+    return Welcome(
+        read_model(message.model), read_state(message.state), read_host(message.host), message.payload_bytes_per_draft
+    )
+
+
+def write_welcome(welcome: Welcome) -> common.Welcome:
+    return common.Welcome(
+        model=write_model(welcome.model),
+        state=write_state(welcome.state),
+        host=write_host(welcome.host),
+        payload_bytes_per_draft=welcome.payload_bytes_per_draft,
     )
 
 

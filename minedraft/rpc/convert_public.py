@@ -220,6 +220,10 @@ def _read_peer(message: pb.PeerInfo) -> PeerInfo:
         state=read_state(message.state) if message.HasField("state") else None,
         connections=message.connections,
         channel=message.channel,
+        channel_note=message.channel_note,
+        channel_generation=message.channel_generation,
+        payloads=message.payloads,
+        payloads_replaced=message.payloads_replaced,
     )
 
 
@@ -232,4 +236,8 @@ def _write_peer(peer: PeerInfo) -> pb.PeerInfo:
         state=write_state(peer.state) if peer.state else None,
         connections=peer.connections,
         channel=peer.channel,
+        channel_note=peer.channel_note,
+        channel_generation=peer.channel_generation,
+        payloads=peer.payloads,
+        payloads_replaced=peer.payloads_replaced,
     )

@@ -18,6 +18,7 @@ from minedraft.rpc.convert import (
     write_state,
     write_timing,
 )
+from minedraft.rpc.convert_channel import read_fault, write_fault
 from minedraft.types import DraftItem, DraftReply, Verdict, VerifyItem, VerifyReply
 from minedraft.v1 import drafter_pb2 as drafter
 from minedraft.v1 import verifier_pb2 as verifier
@@ -37,11 +38,12 @@ def read_draft_items(step: drafter.DraftStep) -> tuple[DraftItem, ...]:
     )
 
 
-def write_draft_step(step_id: int, lane: int, items: Sequence[DraftItem]) -> drafter.DraftRequest:
+def write_draft_step(step_id: int, lane: int, items: Sequence[DraftItem], channel_id: str = "") -> drafter.DraftRequest:
     return drafter.DraftRequest(
         step=drafter.DraftStep(
             step_id=step_id,
             lane=lane,
+            channel_id=channel_id,
             items=[
                 drafter.DraftItem(
                     sequence_id=item.sequence_id,
@@ -97,6 +99,7 @@ def read_draft_reply(message: drafter.DraftReply) -> DraftReply:
         tuple(read_proposal(proposal) for proposal in message.proposals),
         read_timing(message.timing),
         read_state(message.state),
+        read_fault(message.channel_fault) if message.HasField("channel_fault") else None,
     )
 
 
@@ -107,6 +110,7 @@ def write_draft_reply(reply: DraftReply) -> drafter.DraftResponse:
             proposals=[write_proposal(proposal) for proposal in reply.proposals],
             timing=write_timing(reply.timing),
             state=write_state(reply.state),
+            channel_fault=write_fault(reply.channel_fault) if reply.channel_fault else None,
         )
     )
 
@@ -117,6 +121,7 @@ def read_verify_reply(message: verifier.VerifyReply) -> VerifyReply:
         tuple(_read_verdict(verdict) for verdict in message.verdicts),
         read_timing(message.timing),
         read_state(message.state),
+        read_fault(message.channel_fault) if message.HasField("channel_fault") else None,
     )
 
 
@@ -127,6 +132,7 @@ def write_verify_reply(reply: VerifyReply) -> verifier.VerifyResponse:
             verdicts=[_write_verdict(verdict) for verdict in reply.verdicts],
             timing=write_timing(reply.timing),
             state=write_state(reply.state),
+            channel_fault=write_fault(reply.channel_fault) if reply.channel_fault else None,
         )
     )
 

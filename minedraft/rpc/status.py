@@ -7,6 +7,7 @@ from typing import Final
 import grpc
 
 from minedraft.errors import (
+    ChannelError,
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
@@ -24,6 +25,7 @@ CODES: Final[dict[type[MinedraftError], grpc.StatusCode]] = {
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NoSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
     PeerUnavailable: grpc.StatusCode.UNAVAILABLE,
+    ChannelError: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     RequestCancelled: grpc.StatusCode.CANCELLED,
     InternalError: grpc.StatusCode.INTERNAL,

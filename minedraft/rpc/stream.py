@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ class StreamRequest(Protocol):
     step: Any
     release: common.Release
     heartbeat: common.Heartbeat
+    channel: common.ChannelRequest
 
     def WhichOneof(self, oneof_group: Any) -> str | None: ...  # noqa: N802  # protobuf's name
 
@@ -37,7 +39,13 @@ class Duties(Generic[Response]):
     step: Callable[[str, Any], Awaitable[Response]]
     """(lease, step message): queue it at the engine before returning. Raises ProtocolError."""
     release: Callable[[str, Sequence[int]], None]
+    begin: Callable[[str], None]
     end: Callable[[str], None]
+    channel: Callable[[str, common.ChannelRequest, Callable[[Response], None]], Awaitable[Response]]
+    """(lease, request, post): do a part for a tensor channel. `post` sends a message, from any thread. Raises
+    ProtocolError."""
+    chunk: Callable[[str, common.PayloadChunk], None]
+    """(lease, chunk): a piece of a payload came. Raises ProtocolError."""
 
 
 class Streams(Generic[Response]):
@@ -60,6 +68,7 @@ class Streams(Generic[Response]):
         lease = uuid.uuid4().hex
         outgoing: asyncio.Queue[Response | MinedraftError | None] = asyncio.Queue()
         self._open.add(outgoing)
+        self._duties.begin(lease)
         reader = asyncio.create_task(self._read(lease, requests, outgoing))
         try:
             await write(self._duties.response(welcome=welcome))
@@ -85,17 +94,31 @@ class Streams(Generic[Response]):
     ) -> None:
         """Act on what arrives, in order. `outgoing` ends with an error, or with None once all is answered."""
         pending: set[asyncio.Task[None]] = set()
+        loop = asyncio.get_running_loop()
+
+        def post(message: Response) -> None:
+            with suppress(RuntimeError):  # a loop that is closed has no stream to post to
+                loop.call_soon_threadsafe(outgoing.put_nowait, message)
+
+        def await_answer(answer: Awaitable[Response]) -> None:
+            task = asyncio.create_task(_answer(answer, outgoing))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+
         try:
             async for request in requests:
                 match request.WhichOneof("message"):
                     case "step":
-                        task = asyncio.create_task(_answer(self._duties.step(lease, request.step), outgoing))
-                        pending.add(task)
-                        task.add_done_callback(pending.discard)
+                        await_answer(self._duties.step(lease, request.step))
                     case "release":
                         self._duties.release(lease, tuple(request.release.sequence_ids))
                     case "heartbeat":
                         outgoing.put_nowait(self._duties.response(heartbeat=request.heartbeat))
+                    case "channel":
+                        await_answer(self._duties.channel(lease, request.channel, post))
+                    case "chunk":
+                        carrying: Any = request  # only a VerifyRequest has chunks
+                        self._duties.chunk(lease, carrying.chunk)
                     case _:
                         raise ProtocolError("message: empty, or of a kind that this version does not know")
             if pending:

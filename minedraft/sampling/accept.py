@@ -12,9 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
+
+BLOCK: Final = 512
+"""Tokens whose mass is summed at once when a law is large: the cumulated sum is the slow part of drawing."""
 
 DraftLawAt = Callable[[Tensor, Tensor], Tensor]
 """(sequence [n], position [n]) -> q [n, V] float64: the draft law at those places. Asked only for rejected drafts."""
@@ -73,8 +77,11 @@ def race(p: Tensor, clocks: Tensor) -> Tensor:
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
     """max(p - q, 0), not normalised. Where rounding leaves nothing (p and q all but equal), p itself. [n, V]"""
-    rest = (p - q).clamp(min=0)
-    return torch.where(rest.sum(dim=1, keepdim=True) > 0, rest, p.to(rest.dtype))
+    rest = (p - q).clamp_(min=0)
+    nothing = rest.sum(dim=1) == 0
+    if bool(nothing.any()):
+        rest[nothing] = p[nothing].to(rest.dtype)
+    return rest
 
 
 def inverse_cdf(law: Tensor, u: Tensor) -> Tensor:
@@ -82,8 +89,29 @@ def inverse_cdf(law: Tensor, u: Tensor) -> Tensor:
 
     Sums in float64: over 150,000 tokens float32 would lose the tail. Tokens of mass zero are never drawn.
     """
-    cdf = law.double().cumsum(dim=1)
+    vocab = law.shape[1]
+    whole = vocab - vocab % BLOCK  # tokens in whole blocks; a short one may follow
+    if whole < 4 * BLOCK:
+        return _search(law.double(), u)[0]
+    exact = law if law.dtype in {torch.float32, torch.float64} else law.float()  # sums of halves are slow
+    sums = exact[:, :whole].view(len(law), -1, BLOCK).sum(dim=2, dtype=torch.float64)  # [n, blocks]
+    if whole < vocab:
+        sums = torch.cat([sums, exact[:, whole:].sum(dim=1, keepdim=True, dtype=torch.float64)], dim=1)
+    block, rest = _search(sums, u)
+    places = (block[:, None] * BLOCK + torch.arange(BLOCK, device=law.device)).clamp(max=vocab - 1)  # [n, BLOCK]
+    inside = exact.gather(1, places).double()
+    inside[block[:, None] * BLOCK + torch.arange(BLOCK, device=law.device) >= vocab] = 0
+    token, _ = _search(inside, rest / sums.gather(1, block[:, None]).squeeze(1))
+    return block * BLOCK + token
+
+
+def _search(masses: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The entry at quantile u, and how much mass of it lies before that: [n, m] float64, [n] -> [n] int64, [n]"""
+    cdf = masses.cumsum(dim=1)
     total = cdf[:, -1:].contiguous()
-    token = torch.searchsorted(cdf, u.double()[:, None] * total, right=True)
-    last = torch.searchsorted(cdf, total)  # the last token with mass, should u * total round up to total
-    return torch.minimum(token, last).squeeze(1)
+    wanted = u.double()[:, None] * total
+    entry = torch.searchsorted(cdf, wanted, right=True)
+    last = torch.searchsorted(cdf, total)  # the last entry with mass, should u * total round up to total
+    entry = torch.minimum(entry, last)
+    own = masses.gather(1, entry)
+    return entry.squeeze(1), (wanted - (cdf.gather(1, entry) - own)).clamp(min=0).squeeze(1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from minedraft.sampling.accept import inverse_cdf, race
 from minedraft.sampling.law import Row, adjusted_logits, argmax, target_law
 from minedraft.sampling.uniforms import Role, exponentials, seeds_of, uniforms
-from minedraft.types import AcceptanceRule, Dense, DraftLaw, PointMass, TopM
+from minedraft.types import AcceptanceRule, Dense, DraftLaw, PointMass, SequenceParams, TopM
 
 
 class DraftLawKind(Enum):
@@ -37,29 +37,35 @@ class Draft:
 
     token_id: int
     ids: NDArray[np.int32] | None = None  # [M], under TOP_M
-    weights: NDArray[np.float32] | NDArray[np.float16] | None = None  # [M] under TOP_M, [V] under DENSE
+    weights: NDArray[np.float32] | None = None  # [M], under TOP_M
+    dense: Tensor | None = None  # [V] float16 on the model's device, under DENSE
+
+
+def draws_by_law(params: SequenceParams) -> bool:
+    """Whether drafts of such a sequence are drawn from a law that the verifier must know."""
+    return not params.sampling.greedy and params.rule is AcceptanceRule.REJECTION
 
 
 def draw(
-    logits: Tensor, rows: Sequence[Row], eos_token_ids: Sequence[int], kind: DraftLawKind, top_m: int
+    logits: Tensor, rows: Sequence[Row], eos_token_ids: Sequence[int], kinds: Sequence[DraftLawKind], top_m: int
 ) -> list[Draft]:
     """One draft for each row, under the row's own sampling parameters. [B, V]
 
-    Greedy rows take the argmax. Rule MATCH runs the target's race with the draft's law. Rule REJECTION draws by `kind`.
+    Greedy rows take the argmax. Rule MATCH runs the target's race with the draft's law. Rule REJECTION draws by the
+    row's kind.
     """
     logits = adjusted_logits(logits, rows, eos_token_ids)
     drafts = [Draft(token) for token in argmax(logits)]
     racing = [i for i, row in enumerate(rows) if not row.sampling.greedy and row.params.rule is AcceptanceRule.MATCH]
-    drawing = [
-        i for i, row in enumerate(rows) if not row.sampling.greedy and row.params.rule is AcceptanceRule.REJECTION
-    ]
+    drawing = [i for i, row in enumerate(rows) if draws_by_law(row.params) and kinds[i] is not DraftLawKind.POINT_MASS]
     if racing:
         for index, token in zip(racing, picks(logits[racing], [rows[i] for i in racing]), strict=True):
             drafts[index] = Draft(token)
-    if drawing and kind is not DraftLawKind.POINT_MASS:
-        q = target_law(logits[drawing], [rows[i] for i in drawing])
-        drawn = _draw(q, [rows[i] for i in drawing], kind, top_m)
-        for index, draft in zip(drawing, drawn, strict=True):
+    for kind in {kinds[i] for i in drawing}:
+        alike = [i for i in drawing if kinds[i] is kind]
+        q = target_law(logits[alike], [rows[i] for i in alike])
+        drawn = _draw(q, [rows[i] for i in alike], kind, top_m)
+        for index, draft in zip(alike, drawn, strict=True):
             drafts[index] = draft
     return drafts
 
@@ -81,10 +87,11 @@ def collect(drafts: Sequence[Draft]) -> DraftLaw:
     """The law of one sequence's drafts, in order. All must be of one kind."""
     ids = [draft.ids for draft in drafts if draft.ids is not None]
     weights = [draft.weights for draft in drafts if draft.weights is not None]
+    dense = [draft.dense for draft in drafts if draft.dense is not None]
     if ids:
-        return TopM(np.stack(ids), np.stack(weights).astype(np.float32, copy=False))
-    if weights:
-        return Dense(np.stack(weights).astype(np.float16, copy=False))
+        return TopM(np.stack(ids), np.stack(weights))
+    if dense:
+        return Dense(torch.stack(dense).cpu().numpy())
     return PointMass()
 
 
@@ -93,8 +100,7 @@ def _draw(q: Tensor, rows: Sequence[Row], kind: DraftLawKind, top_m: int) -> lis
     if kind is DraftLawKind.DENSE:
         rounded = q.half()
         tokens = inverse_cdf(rounded, u)
-        sent = rounded.cpu().numpy()
-        return [Draft(int(token), weights=row) for token, row in zip(tokens.tolist(), sent, strict=True)]
+        return [Draft(int(token), dense=row) for token, row in zip(tokens.tolist(), rounded, strict=True)]
     top = q.topk(min(top_m, q.shape[1]), dim=1)
     weights = top.values.float()
     places = inverse_cdf(weights, u)

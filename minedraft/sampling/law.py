@@ -16,6 +16,7 @@ from torch import Tensor
 from minedraft.errors import InternalError
 from minedraft.types import SamplingParams, SequenceParams
 
+NO_LAW: Final = "the model's logits are not numbers, or every token is forbidden"
 FIRST_LOOK: Final = 1024  # likeliest tokens looked at for top-p before all are sorted
 
 
@@ -55,7 +56,7 @@ def argmax(logits: Tensor) -> list[int]:
     """The likeliest token of each row, the first of equals. [R, V]. Raises InternalError where there is none."""
     values, tokens = logits.max(dim=1)
     if not all(value - value == 0 for value in values.tolist()):  # NaN and infinities differ from themselves so
-        raise InternalError("the model's logits are not numbers, or every token is forbidden")
+        raise InternalError(NO_LAW)
     return [int(token) for token in tokens.tolist()]
 
 
@@ -64,22 +65,24 @@ def target_law(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
     Raises InternalError when logits are not numbers or no token is left.
     """
-    best = argmax(logits)
     sampling = [row.sampling for row in rows]
-    temperature = _column([s.temperature or 1.0 for s in sampling], logits)
-    x = logits / temperature
+    temperatures = [s.temperature or 1.0 for s in sampling]
+    x = logits if all(t == 1.0 for t in temperatures) else logits / _column(temperatures, logits)
     if any(s.min_p > 0 for s in sampling):
         floor = x.amax(dim=1, keepdim=True) + _column([s.min_p for s in sampling], logits).log()
         x = x.masked_fill(x < floor, -torch.inf)
     if any(s.top_k > 0 for s in sampling):
         x = _top_k(x, [s.top_k for s in sampling])
     p = x.softmax(dim=1)
+    if bool(p[:, 0].isnan().any()):  # one logit that is no number, or no token with mass, spoils its whole row
+        raise InternalError(NO_LAW)
     if any(s.top_p < 1 for s in sampling):
         p = _top_p(p, _column([s.top_p for s in sampling], logits).double())
-    for index, s in enumerate(sampling):
-        if s.greedy:
-            p[index] = 0
-            p[index, best[index]] = 1
+    greedy = [index for index, s in enumerate(sampling) if s.greedy]
+    if greedy:
+        best = torch.tensor(argmax(logits[greedy]), device=logits.device)
+        p[greedy] = 0
+        p[torch.tensor(greedy, device=logits.device), best] = 1
     return p
 
 

@@ -8,15 +8,15 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from minedraft.errors import InvalidRequest
 from minedraft.sampling.accept import match, reject
 from minedraft.sampling.draft import clock_keys, picks
+from minedraft.sampling.draft_law import CertainLaw, Law
 from minedraft.sampling.law import Row, adjusted_logits, argmax, target_law
 from minedraft.sampling.uniforms import Role, uniforms
-from minedraft.types import AcceptanceRule, Dense, DraftLaw, PointMass, SequenceParams, TokenLogprobs, TopM
+from minedraft.types import AcceptanceRule, SequenceParams, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Judged:
     params: SequenceParams
     token_ids: Sequence[int]  # committed tokens
     draft_ids: Sequence[int] = ()
-    law: DraftLaw = field(default_factory=PointMass)
+    law: Law = field(default_factory=CertainLaw)
 
     def rows(self) -> list[Row]:
         return [Row(self.params, self.token_ids, self.draft_ids[:place]) for place in range(len(self.draft_ids) + 1)]
@@ -57,37 +57,18 @@ def judge(logits: Tensor, judged: Sequence[Judged], eos_token_ids: Sequence[int]
         outcomes |= {i: match(best[spans[i]], one.draft_ids) for i, one in enumerate(judged) if one.plain}
     rest = [i for i, one in enumerate(judged) if not one.plain]
     if rest:
-        chosen = [logits[spans[i]] for i in rest]
-        outcomes |= dict(
-            zip(rest, _judge_laws(torch.cat(chosen), [judged[i] for i in rest], eos_token_ids), strict=True)
-        )
+        chosen = logits if len(rest) == len(judged) else torch.cat([logits[spans[i]] for i in rest])
+        outcomes |= dict(zip(rest, _judge_laws(chosen, [judged[i] for i in rest], eos_token_ids), strict=True))
     return [
         Judgement(*outcomes[i], logprobs=_logprobs(logits[spans[i]], one, *outcomes[i])) for i, one in enumerate(judged)
     ]
 
 
-def check_law(token_ids: Sequence[int], law: DraftLaw, vocab_size: int) -> None:
+def check_proposal(token_ids: Sequence[int], law: Law, vocab_size: int) -> None:
     """Raise InvalidRequest, naming the field, for a proposal that no drafter of this vocabulary can have drawn."""
-    count = len(token_ids)
     if any(not 0 <= token < vocab_size for token in token_ids):
         raise InvalidRequest("proposal.token_ids", f"all must be in [0, {vocab_size})")
-    match law:
-        case TopM(ids, weights):
-            if ids.shape != weights.shape or len(ids) != count:
-                raise InvalidRequest("proposal.top_m", f"shapes {ids.shape} and {weights.shape} for {count} drafts")
-            if count and (ids.min() < 0 or ids.max() >= vocab_size):
-                raise InvalidRequest("proposal.top_m.token_ids", f"all must be in [0, {vocab_size})")
-            if any(len(np.unique(row)) != len(row) for row in ids):
-                raise InvalidRequest("proposal.top_m.token_ids", "a token appears twice in a row")
-        case Dense(weights):
-            if weights.shape != (count, vocab_size):
-                raise InvalidRequest("proposal.dense", f"shape {weights.shape}, ({count}, {vocab_size}) is wanted")
-        case _:
-            return
-    if not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise InvalidRequest("proposal.law", "weights must be finite and not negative")
-    if not all(mass > 0 for mass in _mass_at(token_ids, law)):
-        raise InvalidRequest("proposal.law", "a draft has no mass in its own law")
+    law.check(token_ids, vocab_size)
 
 
 def _judge_laws(logits: Tensor, judged: Sequence[Judged], eos_token_ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -107,7 +88,7 @@ def _judge_laws(logits: Tensor, judged: Sequence[Judged], eos_token_ids: Sequenc
             sampled.append(index)
     if sampled:
         chosen = [row for index in sampled for row in range(starts[index], starts[index + 1])]
-        p = target_law(logits[chosen], [rows[row] for row in chosen])
+        p = target_law(logits if len(chosen) == len(rows) else logits[chosen], [rows[row] for row in chosen])
         outcomes |= dict(zip(sampled, _reject(p, [judged[index] for index in sampled]), strict=True))
     return [outcomes[index] for index in range(len(judged))]
 
@@ -116,21 +97,21 @@ def _reject(laws: Tensor, judged: Sequence[Judged]) -> list[tuple[int, int]]:
     """Rejection sampling of several proposals at once. `laws` [R, V] holds each proposal's rows in turn."""
     lens = [len(one.draft_ids) for one in judged]
     longest, vocab, device = max(lens), laws.shape[1], laws.device
-    starts = np.cumsum([0, *(length + 1 for length in lens)])
-    places = np.arange(longest + 1)
-    index = starts[:-1, None] + np.minimum(
-        places, np.array(lens)[:, None]
-    )  # [B, K+1], the last row repeated as padding
-    p = laws[torch.from_numpy(index).to(device)]  # [B, K+1, V]
+    if all(length == longest for length in lens):
+        p = laws.view(len(judged), longest + 1, vocab)
+    else:
+        starts = np.cumsum([0, *(length + 1 for length in lens)])
+        places = np.minimum(np.arange(longest + 1), np.array(lens)[:, None])  # the last row repeated as padding
+        p = laws[torch.from_numpy(starts[:-1, None] + places).to(device)]  # [B, K+1, V]
     padded = [[*one.draft_ids, *[0] * (longest - length)] for one, length in zip(judged, lens, strict=True)]
     q_at_draft = [
-        [*_mass_at(one.draft_ids, one.law), *[1.0] * (longest - length)]
-        for one, length in zip(judged, lens, strict=True)
+        [*one.law.mass_at(one.draft_ids), *[1.0] * (longest - length)] for one, length in zip(judged, lens, strict=True)
     ]
 
     def draft_law(sequence: Tensor, position: Tensor) -> Tensor:
         pairs = zip(sequence.tolist(), position.tolist(), strict=True)
-        return torch.stack([_dense_row(judged[s], place, vocab) for s, place in pairs]).to(device)
+        asked = [(judged[index], place) for index, place in pairs]
+        return torch.stack([one.law.row(place, one.draft_ids[place], vocab).to(device) for one, place in asked])
 
     def numbers(role: Role, count: int) -> Tensor:
         rows = [Row(one.params, one.token_ids, range(place)) for one in judged for place in range(count)]
@@ -146,39 +127,6 @@ def _reject(laws: Tensor, judged: Sequence[Judged]) -> list[tuple[int, int]]:
         numbers(Role.NEXT, longest + 1),
     )
     return list(zip(accepted.accepted_len.tolist(), accepted.next_token.tolist(), strict=True))
-
-
-def _mass_at(token_ids: Sequence[int], law: DraftLaw) -> list[float]:
-    """q of each draft under its own law, normalised in float64."""
-    match law:
-        case TopM(ids, weights):
-            tokens = np.asarray(token_ids, dtype=np.int64)[:, None]
-            return [float(mass) for mass in np.where(ids == tokens, _normalised(weights), 0.0).sum(axis=1)]
-        case Dense(weights):
-            own = _normalised(weights)[np.arange(len(token_ids)), list(token_ids)]
-            return [float(mass) for mass in own]
-        case _:
-            return [1.0] * len(token_ids)
-
-
-def _dense_row(judged: Judged, place: int, vocab: int) -> Tensor:
-    """q over the whole vocabulary at one draft. float64 [V]"""
-    q = np.zeros(vocab)
-    match judged.law:
-        case TopM(ids, weights):
-            q[ids[place]] = _normalised(weights[place : place + 1])[0]
-        case Dense(weights):
-            q[:] = _normalised(weights[place : place + 1])[0]
-        case _:
-            q[judged.draft_ids[place]] = 1.0
-    return torch.from_numpy(q)
-
-
-def _normalised(weights: NDArray[np.float32] | NDArray[np.float16]) -> NDArray[np.float64]:
-    wide = weights.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a row without mass becomes NaN, which check_law refuses
-        out: NDArray[np.float64] = wide / wide.sum(axis=1, keepdims=True)
-    return out
 
 
 def _logprobs(logits: Tensor, judged: Judged, accepted_len: int, next_token_id: int) -> tuple[TokenLogprobs, ...]:

@@ -13,6 +13,8 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     D_TYPE_INT32: _ClassVar[DType]
     D_TYPE_FLOAT16: _ClassVar[DType]
     D_TYPE_FLOAT32: _ClassVar[DType]
+    D_TYPE_BFLOAT16: _ClassVar[DType]
+    D_TYPE_UINT8: _ClassVar[DType]
 
 class AcceptanceRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -27,10 +29,37 @@ class ItemStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ITEM_STATUS_GAP: _ClassVar[ItemStatus]
     ITEM_STATUS_NO_SPACE: _ClassVar[ItemStatus]
     ITEM_STATUS_REJECTED: _ClassVar[ItemStatus]
+
+class ChannelKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHANNEL_KIND_UNSPECIFIED: _ClassVar[ChannelKind]
+    CHANNEL_KIND_INLINE: _ClassVar[ChannelKind]
+    CHANNEL_KIND_SHM: _ClassVar[ChannelKind]
+    CHANNEL_KIND_GLOO: _ClassVar[ChannelKind]
+    CHANNEL_KIND_CUDA_IPC: _ClassVar[ChannelKind]
+    CHANNEL_KIND_NCCL: _ClassVar[ChannelKind]
+
+class ChannelRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHANNEL_ROLE_UNSPECIFIED: _ClassVar[ChannelRole]
+    CHANNEL_ROLE_SENDER: _ClassVar[ChannelRole]
+    CHANNEL_ROLE_RECEIVER: _ClassVar[ChannelRole]
+
+class ChannelAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHANNEL_ACTION_UNSPECIFIED: _ClassVar[ChannelAction]
+    CHANNEL_ACTION_OFFER: _ClassVar[ChannelAction]
+    CHANNEL_ACTION_JOIN: _ClassVar[ChannelAction]
+    CHANNEL_ACTION_SEAL: _ClassVar[ChannelAction]
+    CHANNEL_ACTION_PROBE_WRITE: _ClassVar[ChannelAction]
+    CHANNEL_ACTION_PROBE_READ: _ClassVar[ChannelAction]
+    CHANNEL_ACTION_CLOSE: _ClassVar[ChannelAction]
 D_TYPE_UNSPECIFIED: DType
 D_TYPE_INT32: DType
 D_TYPE_FLOAT16: DType
 D_TYPE_FLOAT32: DType
+D_TYPE_BFLOAT16: DType
+D_TYPE_UINT8: DType
 ACCEPTANCE_RULE_UNSPECIFIED: AcceptanceRule
 ACCEPTANCE_RULE_REJECTION: AcceptanceRule
 ACCEPTANCE_RULE_MATCH: AcceptanceRule
@@ -39,6 +68,22 @@ ITEM_STATUS_OK: ItemStatus
 ITEM_STATUS_GAP: ItemStatus
 ITEM_STATUS_NO_SPACE: ItemStatus
 ITEM_STATUS_REJECTED: ItemStatus
+CHANNEL_KIND_UNSPECIFIED: ChannelKind
+CHANNEL_KIND_INLINE: ChannelKind
+CHANNEL_KIND_SHM: ChannelKind
+CHANNEL_KIND_GLOO: ChannelKind
+CHANNEL_KIND_CUDA_IPC: ChannelKind
+CHANNEL_KIND_NCCL: ChannelKind
+CHANNEL_ROLE_UNSPECIFIED: ChannelRole
+CHANNEL_ROLE_SENDER: ChannelRole
+CHANNEL_ROLE_RECEIVER: ChannelRole
+CHANNEL_ACTION_UNSPECIFIED: ChannelAction
+CHANNEL_ACTION_OFFER: ChannelAction
+CHANNEL_ACTION_JOIN: ChannelAction
+CHANNEL_ACTION_SEAL: ChannelAction
+CHANNEL_ACTION_PROBE_WRITE: ChannelAction
+CHANNEL_ACTION_PROBE_READ: ChannelAction
+CHANNEL_ACTION_CLOSE: ChannelAction
 
 class Array(_message.Message):
     __slots__ = ("dtype", "shape", "data")
@@ -161,6 +206,92 @@ class PayloadRef(_message.Message):
     shape: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, channel_id: _Optional[str] = ..., generation: _Optional[int] = ..., slot: _Optional[int] = ..., sequence: _Optional[int] = ..., nbytes: _Optional[int] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class ChannelSpec(_message.Message):
+    __slots__ = ("channel_id", "generation", "kind", "slots", "slot_bytes")
+    CHANNEL_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    channel_id: str
+    generation: int
+    kind: ChannelKind
+    slots: int
+    slot_bytes: int
+    def __init__(self, channel_id: _Optional[str] = ..., generation: _Optional[int] = ..., kind: _Optional[_Union[ChannelKind, str]] = ..., slots: _Optional[int] = ..., slot_bytes: _Optional[int] = ...) -> None: ...
+
+class ChannelRequest(_message.Message):
+    __slots__ = ("request_id", "spec", "role", "action", "data", "reference")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    spec: ChannelSpec
+    role: ChannelRole
+    action: ChannelAction
+    data: bytes
+    reference: PayloadRef
+    def __init__(self, request_id: _Optional[int] = ..., spec: _Optional[_Union[ChannelSpec, _Mapping]] = ..., role: _Optional[_Union[ChannelRole, str]] = ..., action: _Optional[_Union[ChannelAction, str]] = ..., data: _Optional[bytes] = ..., reference: _Optional[_Union[PayloadRef, _Mapping]] = ...) -> None: ...
+
+class ChannelResponse(_message.Message):
+    __slots__ = ("request_id", "error", "data", "reference")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    error: str
+    data: bytes
+    reference: PayloadRef
+    def __init__(self, request_id: _Optional[int] = ..., error: _Optional[str] = ..., data: _Optional[bytes] = ..., reference: _Optional[_Union[PayloadRef, _Mapping]] = ...) -> None: ...
+
+class PayloadChunk(_message.Message):
+    __slots__ = ("channel_id", "generation", "slot", "sequence", "nbytes", "offset", "data")
+    CHANNEL_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    channel_id: str
+    generation: int
+    slot: int
+    sequence: int
+    nbytes: int
+    offset: int
+    data: bytes
+    def __init__(self, channel_id: _Optional[str] = ..., generation: _Optional[int] = ..., slot: _Optional[int] = ..., sequence: _Optional[int] = ..., nbytes: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ChannelFault(_message.Message):
+    __slots__ = ("channel_id", "generation", "reason")
+    CHANNEL_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    channel_id: str
+    generation: int
+    reason: str
+    def __init__(self, channel_id: _Optional[str] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class HostFacts(_message.Message):
+    __slots__ = ("boot_id", "pid_namespace", "shm_device", "gpu_uuid", "driver_version", "kinds")
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    PID_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SHM_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    GPU_UUID_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    boot_id: str
+    pid_namespace: str
+    shm_device: str
+    gpu_uuid: str
+    driver_version: str
+    kinds: _containers.RepeatedScalarFieldContainer[ChannelKind]
+    def __init__(self, boot_id: _Optional[str] = ..., pid_namespace: _Optional[str] = ..., shm_device: _Optional[str] = ..., gpu_uuid: _Optional[str] = ..., driver_version: _Optional[str] = ..., kinds: _Optional[_Iterable[_Union[ChannelKind, str]]] = ...) -> None: ...
+
 class StepTiming(_message.Message):
     __slots__ = ("queue_ns", "host_ns", "forward_ns", "started_unix_ns")
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
@@ -214,12 +345,16 @@ class ModelInfo(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., max_len: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention_backend: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., simulated: bool = ..., instance_id: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("model", "state")
+    __slots__ = ("model", "state", "host", "payload_bytes_per_draft")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_PER_DRAFT_FIELD_NUMBER: _ClassVar[int]
     model: ModelInfo
     state: ServiceState
-    def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ...) -> None: ...
+    host: HostFacts
+    payload_bytes_per_draft: int
+    def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ..., host: _Optional[_Union[HostFacts, _Mapping]] = ..., payload_bytes_per_draft: _Optional[int] = ...) -> None: ...
 
 class Release(_message.Message):
     __slots__ = ("sequence_ids",)

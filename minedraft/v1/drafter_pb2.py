@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from minedraft.v1 import common_pb2 as minedraft_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aminedraft/v1/drafter.proto\x12\x0cminedraft.v1\x1a\x19minedraft/v1/common.proto\"\x1e\n\x1c\x44rafterServiceGetInfoRequest\"r\n\x1d\x44rafterServiceGetInfoResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.minedraft.v1.ModelInfo\x12)\n\x05state\x18\x02 \x01(\x0b\x32\x1a.minedraft.v1.ServiceState\"\x9a\x01\n\x0c\x44raftRequest\x12\'\n\x04step\x18\x01 \x01(\x0b\x32\x17.minedraft.v1.DraftStepH\x00\x12(\n\x07release\x18\x02 \x01(\x0b\x32\x15.minedraft.v1.ReleaseH\x00\x12,\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.minedraft.v1.HeartbeatH\x00\x42\t\n\x07message\"R\n\tDraftStep\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\x0c\n\x04lane\x18\x02 \x01(\r\x12&\n\x05items\x18\x03 \x03(\x0b\x32\x17.minedraft.v1.DraftItem\"\x92\x01\n\tDraftItem\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x10\n\x08\x62\x61se_len\x18\x02 \x01(\r\x12\x16\n\x0etail_token_ids\x18\x03 \x03(\r\x12,\n\x06params\x18\x04 \x01(\x0b\x32\x1c.minedraft.v1.SequenceParams\x12\x18\n\x10max_draft_tokens\x18\x05 \x01(\r\"\xc7\x01\n\rDraftResponse\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.minedraft.v1.WelcomeH\x00\x12)\n\x05reply\x18\x02 \x01(\x0b\x32\x18.minedraft.v1.DraftReplyH\x00\x12,\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.minedraft.v1.HeartbeatH\x00\x12(\n\x07goodbye\x18\x04 \x01(\x0b\x32\x15.minedraft.v1.GoodbyeH\x00\x42\t\n\x07message\"\x9d\x01\n\nDraftReply\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12)\n\tproposals\x18\x02 \x03(\x0b\x32\x16.minedraft.v1.Proposal\x12(\n\x06timing\x18\x03 \x01(\x0b\x32\x18.minedraft.v1.StepTiming\x12)\n\x05state\x18\x04 \x01(\x0b\x32\x1a.minedraft.v1.ServiceState2\xba\x01\n\x0e\x44rafterService\x12\x62\n\x07GetInfo\x12*.minedraft.v1.DrafterServiceGetInfoRequest\x1a+.minedraft.v1.DrafterServiceGetInfoResponse\x12\x44\n\x05\x44raft\x12\x1a.minedraft.v1.DraftRequest\x1a\x1b.minedraft.v1.DraftResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aminedraft/v1/drafter.proto\x12\x0cminedraft.v1\x1a\x19minedraft/v1/common.proto\"\x1e\n\x1c\x44rafterServiceGetInfoRequest\"r\n\x1d\x44rafterServiceGetInfoResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.minedraft.v1.ModelInfo\x12)\n\x05state\x18\x02 \x01(\x0b\x32\x1a.minedraft.v1.ServiceState\"\xcb\x01\n\x0c\x44raftRequest\x12\'\n\x04step\x18\x01 \x01(\x0b\x32\x17.minedraft.v1.DraftStepH\x00\x12(\n\x07release\x18\x02 \x01(\x0b\x32\x15.minedraft.v1.ReleaseH\x00\x12,\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.minedraft.v1.HeartbeatH\x00\x12/\n\x07\x63hannel\x18\x04 \x01(\x0b\x32\x1c.minedraft.v1.ChannelRequestH\x00\x42\t\n\x07message\"f\n\tDraftStep\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\x0c\n\x04lane\x18\x02 \x01(\r\x12&\n\x05items\x18\x03 \x03(\x0b\x32\x17.minedraft.v1.DraftItem\x12\x12\n\nchannel_id\x18\x04 \x01(\t\"\x92\x01\n\tDraftItem\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x10\n\x08\x62\x61se_len\x18\x02 \x01(\r\x12\x16\n\x0etail_token_ids\x18\x03 \x03(\r\x12,\n\x06params\x18\x04 \x01(\x0b\x32\x1c.minedraft.v1.SequenceParams\x12\x18\n\x10max_draft_tokens\x18\x05 \x01(\r\"\xa6\x02\n\rDraftResponse\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.minedraft.v1.WelcomeH\x00\x12)\n\x05reply\x18\x02 \x01(\x0b\x32\x18.minedraft.v1.DraftReplyH\x00\x12,\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.minedraft.v1.HeartbeatH\x00\x12(\n\x07goodbye\x18\x04 \x01(\x0b\x32\x15.minedraft.v1.GoodbyeH\x00\x12\x30\n\x07\x63hannel\x18\x05 \x01(\x0b\x32\x1d.minedraft.v1.ChannelResponseH\x00\x12+\n\x05\x63hunk\x18\x06 \x01(\x0b\x32\x1a.minedraft.v1.PayloadChunkH\x00\x42\t\n\x07message\"\xd0\x01\n\nDraftReply\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12)\n\tproposals\x18\x02 \x03(\x0b\x32\x16.minedraft.v1.Proposal\x12(\n\x06timing\x18\x03 \x01(\x0b\x32\x18.minedraft.v1.StepTiming\x12)\n\x05state\x18\x04 \x01(\x0b\x32\x1a.minedraft.v1.ServiceState\x12\x31\n\rchannel_fault\x18\x05 \x01(\x0b\x32\x1a.minedraft.v1.ChannelFault2\xba\x01\n\x0e\x44rafterService\x12\x62\n\x07GetInfo\x12*.minedraft.v1.DrafterServiceGetInfoRequest\x1a+.minedraft.v1.DrafterServiceGetInfoResponse\x12\x44\n\x05\x44raft\x12\x1a.minedraft.v1.DraftRequest\x1a\x1b.minedraft.v1.DraftResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,15 +37,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAFTERSERVICEGETINFORESPONSE']._serialized_start=103
   _globals['_DRAFTERSERVICEGETINFORESPONSE']._serialized_end=217
   _globals['_DRAFTREQUEST']._serialized_start=220
-  _globals['_DRAFTREQUEST']._serialized_end=374
-  _globals['_DRAFTSTEP']._serialized_start=376
-  _globals['_DRAFTSTEP']._serialized_end=458
-  _globals['_DRAFTITEM']._serialized_start=461
-  _globals['_DRAFTITEM']._serialized_end=607
-  _globals['_DRAFTRESPONSE']._serialized_start=610
-  _globals['_DRAFTRESPONSE']._serialized_end=809
-  _globals['_DRAFTREPLY']._serialized_start=812
-  _globals['_DRAFTREPLY']._serialized_end=969
-  _globals['_DRAFTERSERVICE']._serialized_start=972
-  _globals['_DRAFTERSERVICE']._serialized_end=1158
+  _globals['_DRAFTREQUEST']._serialized_end=423
+  _globals['_DRAFTSTEP']._serialized_start=425
+  _globals['_DRAFTSTEP']._serialized_end=527
+  _globals['_DRAFTITEM']._serialized_start=530
+  _globals['_DRAFTITEM']._serialized_end=676
+  _globals['_DRAFTRESPONSE']._serialized_start=679
+  _globals['_DRAFTRESPONSE']._serialized_end=973
+  _globals['_DRAFTREPLY']._serialized_start=976
+  _globals['_DRAFTREPLY']._serialized_end=1184
+  _globals['_DRAFTERSERVICE']._serialized_start=1187
+  _globals['_DRAFTERSERVICE']._serialized_end=1373
 # @@protoc_insertion_point(module_scope)

@@ -145,7 +145,7 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., drafter: _Optional[_Union[PeerInfo, _Mapping]] = ..., verifier: _Optional[_Union[PeerInfo, _Mapping]] = ..., lanes: _Optional[_Iterable[_Union[LaneInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queued_requests: _Optional[int] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ..., finished_requests: _Optional[int] = ..., aborted_requests: _Optional[int] = ...) -> None: ...
 
 class PeerInfo(_message.Message):
-    __slots__ = ("address", "connected", "model", "refusal", "state", "connections", "channel")
+    __slots__ = ("address", "connected", "model", "refusal", "state", "connections", "channel", "channel_note", "channel_generation", "payloads", "payloads_replaced")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +153,10 @@ class PeerInfo(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_NOTE_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_REPLACED_FIELD_NUMBER: _ClassVar[int]
     address: str
     connected: bool
     model: _common_pb2.ModelInfo
@@ -160,7 +164,11 @@ class PeerInfo(_message.Message):
     state: _common_pb2.ServiceState
     connections: int
     channel: str
-    def __init__(self, address: _Optional[str] = ..., connected: bool = ..., model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.ServiceState, _Mapping]] = ..., connections: _Optional[int] = ..., channel: _Optional[str] = ...) -> None: ...
+    channel_note: str
+    channel_generation: int
+    payloads: int
+    payloads_replaced: int
+    def __init__(self, address: _Optional[str] = ..., connected: bool = ..., model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.ServiceState, _Mapping]] = ..., connections: _Optional[int] = ..., channel: _Optional[str] = ..., channel_note: _Optional[str] = ..., channel_generation: _Optional[int] = ..., payloads: _Optional[int] = ..., payloads_replaced: _Optional[int] = ...) -> None: ...
 
 class LaneInfo(_message.Message):
     __slots__ = ("lane", "requests", "rounds")

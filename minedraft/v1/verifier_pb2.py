@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from minedraft.v1 import common_pb2 as minedraft_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bminedraft/v1/verifier.proto\x12\x0cminedraft.v1\x1a\x19minedraft/v1/common.proto\"\x1f\n\x1dVerifierServiceGetInfoRequest\"s\n\x1eVerifierServiceGetInfoResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.minedraft.v1.ModelInfo\x12)\n\x05state\x18\x02 \x01(\x0b\x32\x1a.minedraft.v1.ServiceState\"\x15\n\x13GetTokenizerRequest\"\xdf\x01\n\x14GetTokenizerResponse\x12\x16\n\x0etokenizer_json\x18\x01 \x01(\x0c\x12\x15\n\rchat_template\x18\x02 \x01(\t\x12M\n\x0especial_tokens\x18\x03 \x03(\x0b\x32\x35.minedraft.v1.GetTokenizerResponse.SpecialTokensEntry\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9c\x01\n\rVerifyRequest\x12(\n\x04step\x18\x01 \x01(\x0b\x32\x18.minedraft.v1.VerifyStepH\x00\x12(\n\x07release\x18\x02 \x01(\x0b\x32\x15.minedraft.v1.ReleaseH\x00\x12,\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.minedraft.v1.HeartbeatH\x00\x42\t\n\x07message\"T\n\nVerifyStep\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\x0c\n\x04lane\x18\x02 \x01(\r\x12\'\n\x05items\x18\x03 \x03(\x0b\x32\x18.minedraft.v1.VerifyItem\"\xb1\x01\n\nVerifyItem\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x10\n\x08\x62\x61se_len\x18\x02 \x01(\r\x12\x16\n\x0etail_token_ids\x18\x03 \x03(\r\x12,\n\x06params\x18\x04 \x01(\x0b\x32\x1c.minedraft.v1.SequenceParams\x12(\n\x08proposal\x18\x05 \x01(\x0b\x32\x16.minedraft.v1.Proposal\x12\x0c\n\x04\x65mit\x18\x06 \x01(\x08\"\xc9\x01\n\x0eVerifyResponse\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.minedraft.v1.WelcomeH\x00\x12*\n\x05reply\x18\x02 \x01(\x0b\x32\x19.minedraft.v1.VerifyReplyH\x00\x12,\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.minedraft.v1.HeartbeatH\x00\x12(\n\x07goodbye\x18\x04 \x01(\x0b\x32\x15.minedraft.v1.GoodbyeH\x00\x42\t\n\x07message\"\x9c\x01\n\x0bVerifyReply\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\'\n\x08verdicts\x18\x02 \x03(\x0b\x32\x15.minedraft.v1.Verdict\x12(\n\x06timing\x18\x03 \x01(\x0b\x32\x18.minedraft.v1.StepTiming\x12)\n\x05state\x18\x04 \x01(\x0b\x32\x1a.minedraft.v1.ServiceState\"\xdf\x01\n\x07Verdict\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x14\n\x0c\x61\x63\x63\x65pted_len\x18\x02 \x01(\r\x12\x1a\n\rnext_token_id\x18\x03 \x01(\rH\x00\x88\x01\x01\x12-\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1b.minedraft.v1.TokenLogprobs\x12(\n\x06status\x18\x05 \x01(\x0e\x32\x18.minedraft.v1.ItemStatus\x12\x12\n\ncached_len\x18\x06 \x01(\r\x12\x0e\n\x06reason\x18\x07 \x01(\tB\x10\n\x0e_next_token_id\"_\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\x32\x97\x02\n\x0fVerifierService\x12\x64\n\x07GetInfo\x12+.minedraft.v1.VerifierServiceGetInfoRequest\x1a,.minedraft.v1.VerifierServiceGetInfoResponse\x12U\n\x0cGetTokenizer\x12!.minedraft.v1.GetTokenizerRequest\x1a\".minedraft.v1.GetTokenizerResponse\x12G\n\x06Verify\x12\x1b.minedraft.v1.VerifyRequest\x1a\x1c.minedraft.v1.VerifyResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bminedraft/v1/verifier.proto\x12\x0cminedraft.v1\x1a\x19minedraft/v1/common.proto\"\x1f\n\x1dVerifierServiceGetInfoRequest\"s\n\x1eVerifierServiceGetInfoResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.minedraft.v1.ModelInfo\x12)\n\x05state\x18\x02 \x01(\x0b\x32\x1a.minedraft.v1.ServiceState\"\x15\n\x13GetTokenizerRequest\"\xdf\x01\n\x14GetTokenizerResponse\x12\x16\n\x0etokenizer_json\x18\x01 \x01(\x0c\x12\x15\n\rchat_template\x18\x02 \x01(\t\x12M\n\x0especial_tokens\x18\x03 \x03(\x0b\x32\x35.minedraft.v1.GetTokenizerResponse.SpecialTokensEntry\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfa\x01\n\rVerifyRequest\x12(\n\x04step\x18\x01 \x01(\x0b\x32\x18.minedraft.v1.VerifyStepH\x00\x12(\n\x07release\x18\x02 \x01(\x0b\x32\x15.minedraft.v1.ReleaseH\x00\x12,\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.minedraft.v1.HeartbeatH\x00\x12/\n\x07\x63hannel\x18\x04 \x01(\x0b\x32\x1c.minedraft.v1.ChannelRequestH\x00\x12+\n\x05\x63hunk\x18\x05 \x01(\x0b\x32\x1a.minedraft.v1.PayloadChunkH\x00\x42\t\n\x07message\"T\n\nVerifyStep\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\x0c\n\x04lane\x18\x02 \x01(\r\x12\'\n\x05items\x18\x03 \x03(\x0b\x32\x18.minedraft.v1.VerifyItem\"\xb1\x01\n\nVerifyItem\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x10\n\x08\x62\x61se_len\x18\x02 \x01(\r\x12\x16\n\x0etail_token_ids\x18\x03 \x03(\r\x12,\n\x06params\x18\x04 \x01(\x0b\x32\x1c.minedraft.v1.SequenceParams\x12(\n\x08proposal\x18\x05 \x01(\x0b\x32\x16.minedraft.v1.Proposal\x12\x0c\n\x04\x65mit\x18\x06 \x01(\x08\"\xfb\x01\n\x0eVerifyResponse\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.minedraft.v1.WelcomeH\x00\x12*\n\x05reply\x18\x02 \x01(\x0b\x32\x19.minedraft.v1.VerifyReplyH\x00\x12,\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.minedraft.v1.HeartbeatH\x00\x12(\n\x07goodbye\x18\x04 \x01(\x0b\x32\x15.minedraft.v1.GoodbyeH\x00\x12\x30\n\x07\x63hannel\x18\x05 \x01(\x0b\x32\x1d.minedraft.v1.ChannelResponseH\x00\x42\t\n\x07message\"\xcf\x01\n\x0bVerifyReply\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\'\n\x08verdicts\x18\x02 \x03(\x0b\x32\x15.minedraft.v1.Verdict\x12(\n\x06timing\x18\x03 \x01(\x0b\x32\x18.minedraft.v1.StepTiming\x12)\n\x05state\x18\x04 \x01(\x0b\x32\x1a.minedraft.v1.ServiceState\x12\x31\n\rchannel_fault\x18\x05 \x01(\x0b\x32\x1a.minedraft.v1.ChannelFault\"\xdf\x01\n\x07Verdict\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x14\n\x0c\x61\x63\x63\x65pted_len\x18\x02 \x01(\r\x12\x1a\n\rnext_token_id\x18\x03 \x01(\rH\x00\x88\x01\x01\x12-\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1b.minedraft.v1.TokenLogprobs\x12(\n\x06status\x18\x05 \x01(\x0e\x32\x18.minedraft.v1.ItemStatus\x12\x12\n\ncached_len\x18\x06 \x01(\r\x12\x0e\n\x06reason\x18\x07 \x01(\tB\x10\n\x0e_next_token_id\"_\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\x32\x97\x02\n\x0fVerifierService\x12\x64\n\x07GetInfo\x12+.minedraft.v1.VerifierServiceGetInfoRequest\x1a,.minedraft.v1.VerifierServiceGetInfoResponse\x12U\n\x0cGetTokenizer\x12!.minedraft.v1.GetTokenizerRequest\x1a\".minedraft.v1.GetTokenizerResponse\x12G\n\x06Verify\x12\x1b.minedraft.v1.VerifyRequest\x1a\x1c.minedraft.v1.VerifyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,19 +45,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_start=417
   _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_end=469
   _globals['_VERIFYREQUEST']._serialized_start=472
-  _globals['_VERIFYREQUEST']._serialized_end=628
-  _globals['_VERIFYSTEP']._serialized_start=630
-  _globals['_VERIFYSTEP']._serialized_end=714
-  _globals['_VERIFYITEM']._serialized_start=717
-  _globals['_VERIFYITEM']._serialized_end=894
-  _globals['_VERIFYRESPONSE']._serialized_start=897
-  _globals['_VERIFYRESPONSE']._serialized_end=1098
-  _globals['_VERIFYREPLY']._serialized_start=1101
-  _globals['_VERIFYREPLY']._serialized_end=1257
-  _globals['_VERDICT']._serialized_start=1260
-  _globals['_VERDICT']._serialized_end=1483
-  _globals['_TOKENLOGPROBS']._serialized_start=1485
-  _globals['_TOKENLOGPROBS']._serialized_end=1580
-  _globals['_VERIFIERSERVICE']._serialized_start=1583
-  _globals['_VERIFIERSERVICE']._serialized_end=1862
+  _globals['_VERIFYREQUEST']._serialized_end=722
+  _globals['_VERIFYSTEP']._serialized_start=724
+  _globals['_VERIFYSTEP']._serialized_end=808
+  _globals['_VERIFYITEM']._serialized_start=811
+  _globals['_VERIFYITEM']._serialized_end=988
+  _globals['_VERIFYRESPONSE']._serialized_start=991
+  _globals['_VERIFYRESPONSE']._serialized_end=1242
+  _globals['_VERIFYREPLY']._serialized_start=1245
+  _globals['_VERIFYREPLY']._serialized_end=1452
+  _globals['_VERDICT']._serialized_start=1455
+  _globals['_VERDICT']._serialized_end=1678
+  _globals['_TOKENLOGPROBS']._serialized_start=1680
+  _globals['_TOKENLOGPROBS']._serialized_end=1775
+  _globals['_VERIFIERSERVICE']._serialized_start=1778
+  _globals['_VERIFIERSERVICE']._serialized_end=2057
 # @@protoc_insertion_point(module_scope)

@@ -43,14 +43,18 @@ class GetTokenizerResponse(_message.Message):
     def __init__(self, tokenizer_json: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., special_tokens: _Optional[_Mapping[str, str]] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("step", "release", "heartbeat")
+    __slots__ = ("step", "release", "heartbeat", "channel", "chunk")
     STEP_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
     step: VerifyStep
     release: _common_pb2.Release
     heartbeat: _common_pb2.Heartbeat
-    def __init__(self, step: _Optional[_Union[VerifyStep, _Mapping]] = ..., release: _Optional[_Union[_common_pb2.Release, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
+    channel: _common_pb2.ChannelRequest
+    chunk: _common_pb2.PayloadChunk
+    def __init__(self, step: _Optional[_Union[VerifyStep, _Mapping]] = ..., release: _Optional[_Union[_common_pb2.Release, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ..., channel: _Optional[_Union[_common_pb2.ChannelRequest, _Mapping]] = ..., chunk: _Optional[_Union[_common_pb2.PayloadChunk, _Mapping]] = ...) -> None: ...
 
 class VerifyStep(_message.Message):
     __slots__ = ("step_id", "lane", "items")
@@ -79,28 +83,32 @@ class VerifyItem(_message.Message):
     def __init__(self, sequence_id: _Optional[int] = ..., base_len: _Optional[int] = ..., tail_token_ids: _Optional[_Iterable[int]] = ..., params: _Optional[_Union[_common_pb2.SequenceParams, _Mapping]] = ..., proposal: _Optional[_Union[_common_pb2.Proposal, _Mapping]] = ..., emit: bool = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
-    __slots__ = ("welcome", "reply", "heartbeat", "goodbye")
+    __slots__ = ("welcome", "reply", "heartbeat", "goodbye", "channel")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
     welcome: _common_pb2.Welcome
     reply: VerifyReply
     heartbeat: _common_pb2.Heartbeat
     goodbye: _common_pb2.Goodbye
-    def __init__(self, welcome: _Optional[_Union[_common_pb2.Welcome, _Mapping]] = ..., reply: _Optional[_Union[VerifyReply, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[_common_pb2.Goodbye, _Mapping]] = ...) -> None: ...
+    channel: _common_pb2.ChannelResponse
+    def __init__(self, welcome: _Optional[_Union[_common_pb2.Welcome, _Mapping]] = ..., reply: _Optional[_Union[VerifyReply, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[_common_pb2.Goodbye, _Mapping]] = ..., channel: _Optional[_Union[_common_pb2.ChannelResponse, _Mapping]] = ...) -> None: ...
 
 class VerifyReply(_message.Message):
-    __slots__ = ("step_id", "verdicts", "timing", "state")
+    __slots__ = ("step_id", "verdicts", "timing", "state", "channel_fault")
     STEP_ID_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FAULT_FIELD_NUMBER: _ClassVar[int]
     step_id: int
     verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
     timing: _common_pb2.StepTiming
     state: _common_pb2.ServiceState
-    def __init__(self, step_id: _Optional[int] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., timing: _Optional[_Union[_common_pb2.StepTiming, _Mapping]] = ..., state: _Optional[_Union[_common_pb2.ServiceState, _Mapping]] = ...) -> None: ...
+    channel_fault: _common_pb2.ChannelFault
+    def __init__(self, step_id: _Optional[int] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., timing: _Optional[_Union[_common_pb2.StepTiming, _Mapping]] = ..., state: _Optional[_Union[_common_pb2.ServiceState, _Mapping]] = ..., channel_fault: _Optional[_Union[_common_pb2.ChannelFault, _Mapping]] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("sequence_id", "accepted_len", "next_token_id", "logprobs", "status", "cached_len", "reason")

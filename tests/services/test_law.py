@@ -56,6 +56,7 @@ async def p_value(models: tuple[Path, Path], law: str, samples: int) -> float:
     async with cluster(
         models[0], models[1], model={"num_blocks": 4096}, drafter=settings, lane_size=256, log_level="warning"
     ) as here:
+        await here.client.wait_ready(20, drafter=True)
 
         async def some(count: int) -> None:
             for _ in range(count):
@@ -64,6 +65,9 @@ async def p_value(models: tuple[Path, Path], law: str, samples: int) -> float:
 
         await asyncio.gather(*(some(samples // 200) for _ in range(200)))
         info = await here.client.server_info()
+    if law == "dense":
+        assert info.drafter.channel == "shm"
+        assert info.drafter.payloads > 10 * info.drafter.payloads_replaced
     assert info.speculation.accepted_tokens > samples / 10
     assert set(counts) <= set(wanted)
     observed = np.array([counts[pair] for pair in wanted])

@@ -129,6 +129,8 @@ def test_laws_with_arrays() -> None:
     for dense in (Dense(np.array(weights, np.float16)), Dense(np.array(weights, np.float32))):
         back = over_the_wire(Proposal(1, (0,), dense)).law
         assert isinstance(back, Dense)
+        assert isinstance(back.weights, np.ndarray)
+        assert isinstance(dense.weights, np.ndarray)
         assert back.weights.dtype == dense.weights.dtype
         np.testing.assert_array_equal(back.weights, dense.weights)
 
@@ -148,7 +150,7 @@ def proposal_with(**dense: Any) -> common.Proposal:
         (proposal_with(shape=[2]), "array.shape"),
         (proposal_with(dtype=common.D_TYPE_INT32), "array.dtype"),
         (proposal_with(dtype=common.D_TYPE_UNSPECIFIED), "array.dtype"),
-        (common.Proposal(token_ids=[1], dense=common.Dense(reference=common.PayloadRef())), "proposal.dense"),
+        (common.Proposal(token_ids=[1], dense=common.Dense()), "proposal.dense"),
     ],
 )
 def test_forbidden_proposals_name_the_field(message: common.Proposal, field: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from drafter_service.proposers.model import ModelProposer
+from minedraft.channel.inline import InlineReceiver, InlineSender
+from minedraft.channel.step import StepChannels
 from minedraft.engine.build import open_model
 from minedraft.engine.runner import Engine
 from minedraft.model.draft_vocabulary import to_map
@@ -17,9 +21,13 @@ from minedraft.model.loader import load
 from minedraft.sampling.draft import DraftLawKind
 from minedraft.types import (
     AcceptanceRule,
+    ChannelKind,
+    ChannelSpec,
     Dense,
     DraftItem,
+    DraftLaw,
     ItemStatus,
+    PayloadRef,
     PointMass,
     Proposal,
     SamplingParams,
@@ -47,13 +55,37 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def proposals(folder: Path, kind: DraftLawKind, *asked: SequenceParams) -> tuple[Proposal, ...]:
+    """With dense laws fetched from the channel that they went through."""
+    proposer = make(folder, kind)
+    sender, receiver = channel(slots=len(asked))
+    channels = StepChannels(sender)
+    items = [DraftItem(number, 0, PROMPT, params, 3) for number, params in enumerate(asked)]
+    found = proposer.step("lease", items, channels)
+    assert channels.fault is None
+    return tuple(replace(one, law=fetched(one.law, receiver)) for one in found)
+
+
+def make(folder: Path, kind: DraftLawKind) -> ModelProposer:
     model, _ = open_model(str(folder), self_check=False)
-    proposer = ModelProposer(Engine(model, 64, 4, "test"), kind, top_m=5)
-    return proposer.step("lease", [DraftItem(number, 0, PROMPT, params, 3) for number, params in enumerate(asked)])
+    return ModelProposer(Engine(model, 64, 4, "test"), kind, top_m=5)
 
 
-def params(temperature: float, rule: AcceptanceRule = AcceptanceRule.REJECTION, **more: float) -> SequenceParams:
-    return SequenceParams(len(PROMPT), 5, rule, SamplingParams(temperature=temperature, **more))  # type: ignore[arg-type]
+def channel(slots: int, slot_bytes: int = 4096) -> tuple[InlineSender, InlineReceiver]:
+    spec = ChannelSpec("channel", 1, ChannelKind.INLINE, slots, slot_bytes)
+    receiver = InlineReceiver(spec)
+    sender = InlineSender(spec, receiver.take)
+    receiver.seal(sender.join(receiver.offer()))
+    return sender, receiver
+
+
+def fetched(law: DraftLaw, receiver: InlineReceiver) -> DraftLaw:
+    if isinstance(law, Dense) and isinstance(law.weights, PayloadRef):
+        return Dense(receiver.receive(law.weights).numpy())
+    return law
+
+
+def params(temperature: float, rule: AcceptanceRule = AcceptanceRule.REJECTION, **more: Any) -> SequenceParams:
+    return SequenceParams(len(PROMPT), 5, rule, SamplingParams(temperature=temperature, **more))
 
 
 @pytest.mark.parametrize("kind", DraftLawKind)
@@ -68,6 +100,7 @@ def test_a_model_that_knows_few_tokens_drafts_only_those(narrow: Path, kind: Dra
     assert isinstance(seeded.law, PointMass)
     assert isinstance(sampled.law, KINDS[kind])
     if isinstance(sampled.law, Dense):
+        assert isinstance(sampled.law.weights, np.ndarray)
         assert sampled.law.weights.shape == (3, 300)
         assert set(np.flatnonzero(sampled.law.weights.sum(axis=0)).tolist()) <= known
     if isinstance(sampled.law, TopM):
@@ -82,8 +115,8 @@ def test_greedy_alone_and_in_a_mixed_batch_are_the_same(narrow: Path) -> None:
     for folder in (narrow, whole):
         (alone,) = proposals(folder, DraftLawKind.TOP_M, params(0.0))
         mixed, _ = proposals(folder, DraftLawKind.TOP_M, params(0.0), params(1.0))
-        penalised, _ = proposals(folder, DraftLawKind.TOP_M, params(0.0, frequency_penalty=0.0), params(1.0))
-        assert alone.token_ids == mixed.token_ids == penalised.token_ids
+        through_laws, _ = proposals(folder, DraftLawKind.TOP_M, params(0.0, logit_bias={0: 0.0}), params(1.0))
+        assert alone.token_ids == mixed.token_ids == through_laws.token_ids
 
 
 @torch.inference_mode()
@@ -91,10 +124,45 @@ def test_greedy_drafts_are_the_models_own(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "model", dtype="float64")
     model, _ = open_model(str(folder), self_check=False)
     (proposal,) = ModelProposer(Engine(model, 64, 4, "test"), DraftLawKind.TOP_M, 5).step(
-        "lease", [DraftItem(1, 0, PROMPT, params(0.0), 4)]
+        "lease", [DraftItem(1, 0, PROMPT, params(0.0), 4)], StepChannels()
     )
     module = load(folder)
     tokens = list(PROMPT)
     for _ in range(4):
         tokens.append(int(module(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
     assert list(proposal.token_ids) == tokens[len(PROMPT) :]
+
+
+def test_without_a_channel_or_a_slot_the_law_is_top_m(narrow: Path) -> None:
+    proposer = make(narrow, DraftLawKind.DENSE)
+    sampled = [DraftItem(number, 0, PROMPT, params(1.0), 3) for number in range(3)]
+    assert all(isinstance(one.law, TopM) for one in proposer.step("lease", sampled, StepChannels()))
+    sender, _ = channel(slots=2)
+    laws = [one.law for one in proposer.step("lease", sampled, StepChannels(sender))]
+    assert [type(law) for law in laws] == [Dense, Dense, TopM]
+    small, _ = channel(slots=3, slot_bytes=100)
+    assert isinstance(proposer.step("lease", sampled[:1], StepChannels(small))[0].law, TopM)
+
+
+def test_a_slot_is_free_again_when_its_sequence_is_drafted_for_or_released(narrow: Path) -> None:
+    proposer = make(narrow, DraftLawKind.DENSE)
+    sampled = [DraftItem(number, 0, PROMPT, params(1.0), 3) for number in range(3)]
+    sender, _ = channel(slots=3)
+    for _ in range(4):
+        laws = [one.law for one in proposer.step("lease", sampled, StepChannels(sender))]
+        assert [type(law) for law in laws] == [Dense, Dense, Dense]
+    proposer.release("lease", [0])
+    assert sender.free_slots == 1
+    proposer.release_lease("lease")
+    assert sender.free_slots == 3
+
+
+def test_a_channel_that_fails_costs_the_drafts(narrow: Path) -> None:
+    proposer = make(narrow, DraftLawKind.DENSE)
+    sender, _ = channel(slots=2)
+    sender.close()
+    channels = StepChannels(sender)
+    (proposal,) = proposer.step("lease", [DraftItem(0, 0, PROMPT, params(1.0), 3)], channels)
+    assert (proposal.status, proposal.token_ids) == (ItemStatus.OK, ())
+    assert channels.fault is not None
+    assert channels.fault.generation == 1

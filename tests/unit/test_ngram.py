@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafter_service.proposers.ngram import NgramProposer
+from minedraft.channel.step import StepChannels
 from minedraft.types import AcceptanceRule, DraftItem, ItemStatus, SamplingParams, SequenceParams
 
 PARAMS = SequenceParams(1, 0, AcceptanceRule.REJECTION, SamplingParams())
@@ -39,7 +40,7 @@ def test_agrees_with_brute_force_however_the_tokens_arrive(tokens: list[int], da
         base = data.draw(st.integers(0, done))
         done = data.draw(st.integers(done + 1, len(tokens)))
         count = data.draw(st.integers(0, 6))
-        (proposal,) = one.step("lease", [item(base, tokens[base:done], count)])
+        (proposal,) = one.step("lease", [item(base, tokens[base:done], count)], StepChannels())
         assert proposal.status is ItemStatus.OK
         assert proposal.cached_len == done
         assert proposal.token_ids == (looked_up(tokens[:done], count) if count else ())
@@ -47,20 +48,20 @@ def test_agrees_with_brute_force_however_the_tokens_arrive(tokens: list[int], da
 
 def test_a_tail_that_disagrees_replaces_what_was_cached() -> None:
     one = proposer()
-    one.step("lease", [item(0, [1, 2, 3, 1, 2], 2)])
-    (proposal,) = one.step("lease", [item(2, [9, 1, 2], 2)])
+    one.step("lease", [item(0, [1, 2, 3, 1, 2], 2)], StepChannels())
+    (proposal,) = one.step("lease", [item(2, [9, 1, 2], 2)], StepChannels())
     assert proposal.token_ids == (9, 1)
 
 
 def test_a_gap_names_what_is_cached_and_leases_do_not_share() -> None:
     one = proposer()
-    one.step("lease", [item(0, [1, 2], 0)])
-    assert one.step("lease", [item(3, [1], 2)])[0].status is ItemStatus.GAP
-    assert one.step("lease", [item(3, [1], 2)])[0].cached_len == 2
-    assert one.step("other", [item(1, [1], 2)])[0].cached_len == 0
+    one.step("lease", [item(0, [1, 2], 0)], StepChannels())
+    assert one.step("lease", [item(3, [1], 2)], StepChannels())[0].status is ItemStatus.GAP
+    assert one.step("lease", [item(3, [1], 2)], StepChannels())[0].cached_len == 2
+    assert one.step("other", [item(1, [1], 2)], StepChannels())[0].cached_len == 0
     assert one.state().sequences == 1
     one.release("lease", [7, 8])
     assert one.state().sequences == 0
-    one.step("lease", [item(0, [1], 0)])
+    one.step("lease", [item(0, [1], 0)], StepChannels())
     one.release_lease("lease")
     assert one.state().sequences == 0

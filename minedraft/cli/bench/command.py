@@ -22,10 +22,12 @@ from minedraft.cli.display import LogLines, notes, status, write_json
 from minedraft.cli.options import AsJson, Raw, Seed, Temperature, TopK, TopP, prompt_of, sampling_of
 from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
 from minedraft.cli.stack_options import (
+    Channel,
     CoordinatorFlags,
     Draft,
     DraftDType,
     DrafterFlags,
+    DraftLaw,
     DraftTokens,
     DType,
     Lanes,
@@ -133,6 +135,8 @@ def bench(
     lane_size: LaneSize = 16,
     dtype: DType = "auto",
     draft_dtype: DraftDType = "auto",
+    draft_law: DraftLaw = "top_m",
+    channel: Channel = "auto",
     self_check: SelfCheck = True,
     threads_verifier: ThreadsVerifier = 0,
     threads_drafter: ThreadsDrafter = 0,
@@ -158,7 +162,7 @@ def bench(
     options = StackOptions(
         target="" if simulate else target, draft=draft, lanes=lanes, draft_tokens=draft_tokens, lane_size=lane_size,
         simulate=simulate, threads_verifier=threads_verifier, threads_drafter=threads_drafter, dtype=dtype,
-        draft_dtype=draft_dtype,
+        draft_dtype=draft_dtype, draft_law=draft_law, channel=channel,
         self_check=self_check, ready_seconds=ready_seconds, log_level="info" if verbose else "warning",
         verifier_flags=split("--verifier-flags", verifier_flags),
         drafter_flags=split("--drafter-flags", drafter_flags),
@@ -239,6 +243,7 @@ def _stack_settings(options: StackOptions | None) -> dict[str, Any]:
         "draft": options.draft,
         "simulate": options.simulate or None,
         "dtype": options.dtype,
+        "draft_law": options.draft_law,
         "threads_verifier": options.threads_verifier or half_of_the_cores(),
         "threads_drafter": options.threads_drafter or half_of_the_cores(),
     }
@@ -254,4 +259,5 @@ def _server_settings(info: ServerInfo) -> dict[str, Any]:
         "lanes": info.limits.lanes,
         "lane_size": info.limits.lane_size,
         "draft_tokens": info.limits.draft_tokens,
+        "channel": info.drafter.channel or None,
     }

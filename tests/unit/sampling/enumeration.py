@@ -20,6 +20,7 @@ from torch import Tensor
 from minedraft.sampling import draft as draft_module
 from minedraft.sampling import verdict as verdict_module
 from minedraft.sampling.draft import Draft, DraftLawKind, collect, draw
+from minedraft.sampling.draft_law import read_law
 from minedraft.sampling.law import Row
 from minedraft.sampling.uniforms import Role
 from minedraft.sampling.verdict import Judged, judge
@@ -104,7 +105,7 @@ class World:
         position = rows[0].position
         self._chosen = {(seed, position, Role.DRAFT): number for seed, number in enumerate(numbers.tolist())}
         logits = torch.from_numpy(np.tile(self._logits("draft", path), (len(rows), 1)))
-        return draw(logits, rows, EOS, self.kind, self.top_m)
+        return draw(logits, rows, EOS, [self.kind] * len(rows), self.top_m)
 
     def _verdicts(self, path: Path, drafts: Sequence[Draft], before: Path = ()) -> dict[Path, float]:
         """What the verifier emits for one proposal after `before`, each with its probability."""
@@ -113,7 +114,7 @@ class World:
         def outcomes(accept: Numbers, following: Numbers) -> list[Path]:
             """[n, length], [n] -> what is emitted when the numbers are these."""
             judged = [
-                Judged(self._params(seed), (*PROMPT, *OUTPUT, *before), path, collect(drafts))
+                Judged(self._params(seed), (*PROMPT, *OUTPUT, *before), path, read_law(collect(drafts)))
                 for seed in range(len(following))
             ]
             position = len(PROMPT) + len(OUTPUT) + len(before)

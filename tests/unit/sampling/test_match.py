@@ -58,7 +58,7 @@ def test_a_drafter_that_is_the_target_is_always_kept() -> None:
         drafts: tuple[int, ...] = ()
         for _ in range(3):
             row = Row(params(seed), PROMPT, drafts)
-            drafts += (draw(logits(drafts)[None], [row], (), DraftLawKind.TOP_M, 2)[0].token_id,)
+            drafts += (draw(logits(drafts)[None], [row], (), [DraftLawKind.TOP_M], 2)[0].token_id,)
         assert step(seed, (), drafts)[:3] == drafts
 
 

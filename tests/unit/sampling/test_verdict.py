@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from minedraft.errors import InternalError, InvalidRequest
 from minedraft.sampling.accept import inverse_cdf, residual
-from minedraft.sampling.verdict import Judged, check_law, judge
+from minedraft.sampling.draft_law import read_law
+from minedraft.sampling.verdict import Judged, check_proposal, judge
 from minedraft.types import AcceptanceRule, Dense, DraftLaw, PointMass, SamplingParams, SequenceParams, TopM
 
 VOCAB = 7
@@ -31,7 +32,7 @@ def judged(draw: st.DrawFn) -> Judged:
     )
     params = SequenceParams(2, draw(st.integers(0, 2**64 - 1)), draw(st.sampled_from(AcceptanceRule)), sampling)
     drafts = tuple(draw(st.lists(st.integers(0, VOCAB - 1), max_size=3)))
-    return Judged(params, (1, 2, *draw(st.lists(st.integers(0, 5), max_size=3))), drafts, draw(law(drafts)))
+    return Judged(params, (1, 2, *draw(st.lists(st.integers(0, 5), max_size=3))), drafts, read_law(draw(law(drafts))))
 
 
 @st.composite
@@ -124,15 +125,15 @@ BAD_LAWS: dict[str, tuple[tuple[int, ...], DraftLaw, str]] = {
 
 
 def test_a_good_law_passes() -> None:
-    check_law((1, 3), GOOD_LAW, VOCAB)
-    check_law((), PointMass(), VOCAB)
-    check_law((4,), Dense(np.ones((1, VOCAB), np.float16)), VOCAB)
+    check_proposal((1, 3), read_law(GOOD_LAW), VOCAB)
+    check_proposal((), read_law(PointMass()), VOCAB)
+    check_proposal((4,), read_law(Dense(np.ones((1, VOCAB), np.float16))), VOCAB)
 
 
 @pytest.mark.parametrize(("drafts", "wrong", "field"), BAD_LAWS.values(), ids=BAD_LAWS)
 def test_a_law_that_nobody_can_have_drawn_from_is_refused(drafts: tuple[int, ...], wrong: DraftLaw, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        check_law(drafts, wrong, VOCAB)
+        check_proposal(drafts, read_law(wrong), VOCAB)
     assert caught.value.field == field
 
 
@@ -145,3 +146,19 @@ def test_a_residual_that_rounding_emptied_is_the_target() -> None:
     p = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
     assert residual(p, p).tolist() == [[0.25, 0.75]]
     assert residual(p, torch.tensor([[0.5, 0.5]], dtype=torch.float64)).tolist() == [[0.0, 0.25]]
+
+
+@pytest.mark.parametrize("vocab", [2048, 2049, 3000, 152_064])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_large_laws_are_drawn_from_block_by_block_as_small_ones_are(vocab: int, dtype: torch.dtype) -> None:
+    law = torch.rand(3, vocab, generator=torch.manual_seed(vocab), dtype=torch.float64) ** 8
+    law[1, : vocab - 700] = 0  # mass in the last blocks only
+    law[2, torch.arange(vocab) % 7 > 0] = 0
+    law = law.to(dtype)
+    cdf = torch.cat([torch.zeros(3, 1, dtype=torch.float64), law.double().cumsum(dim=1)], dim=1)
+    for u in (0.0, 1e-12, 0.1, 0.5, 0.999, 1 - 2**-53):
+        tokens = inverse_cdf(law, torch.full((3,), u, dtype=torch.float64))
+        for row, token in enumerate(tokens.tolist()):
+            assert law[row, token] > 0
+            below, above = (cdf[row, token + end] / cdf[row, -1] for end in (0, 1))
+            assert below - 1e-14 <= u <= above + 1e-14

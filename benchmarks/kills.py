@@ -1,0 +1,170 @@
+"""kill -9 of the drafter at random moments while dense laws go over shared memory. What must stay: every token.
+
+    python -m benchmarks.kills [--kills 100] [--seed 0]
+
+Simulated devices, every other line of code the real one. Requests at temperature 1 run all the time, their drafts drawn
+from dense laws; the simulated target is certain of each token, so there is one right output for each prompt: the
+one that plain decoding gives. Moments are uniform between a drafter's first word and two seconds later, so that some
+kills meet the handshake and others payloads on their way. Writes benchmarks/results/kills.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.record import record
+from minedraft.cli.service import ServiceProcess
+from minedraft.client import AsyncClient
+from minedraft.errors import MinedraftError
+from minedraft.generation import GenerateRequest, TokenIds
+from minedraft.types import SamplingParams
+
+SIMULATE = "drafter=1ms,verifier=4ms,accept=0.7,vocab=4096"
+ANYWHERE = "127.0.0.1:0"
+READY_SECONDS = 120.0
+REQUEST_SECONDS = 60.0
+LATEST_KILL_SECONDS = 2.0
+SAMPLING = SamplingParams(temperature=1.0, max_new_tokens=120, ignore_eos=True)
+PROMPTS = tuple(tuple(65 + 7 * i + j for j in range(3 + i)) for i in range(8))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is done."""
+
+    kills: int
+    folder: Path  # for shared memory
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it."""
+
+    kills: int
+    requests: int
+    wrong_tokens: int
+    stuck_requests: int
+    leaked_segments: int
+    channels_opened: int
+    payloads: int
+    payloads_replaced: int
+    seconds: float
+
+
+class Load:
+    """Requests that run all the time, each answer compared with the right one."""
+
+    def __init__(self, client: AsyncClient, right: dict[tuple[int, ...], tuple[int, ...]]) -> None:
+        self._client = client
+        self._right = right
+        self.requests = self.wrong_tokens = self.stuck = 0
+        self.over = False
+
+    async def run(self, prompt: tuple[int, ...]) -> None:
+        while not self.over:
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    output = await self._client.complete(GenerateRequest(TokenIds(prompt), SAMPLING))
+            except (TimeoutError, MinedraftError):
+                self.stuck += 1
+                continue
+            self.requests += 1
+            right = self._right[prompt]
+            differing = sum(a != b for a, b in zip(output.token_ids, right, strict=False))
+            self.wrong_tokens += differing + abs(len(output.token_ids) - len(right))
+
+
+def run(setting: Setting) -> Outcome:
+    """Start the services, kill the drafter again and again, stop them, and count."""
+    log: list[str] = []
+    engine = ("--simulate", SIMULATE, "--threads", "1", "--shm-dir", str(setting.folder), "--log-level", "warning")
+
+    def started(name: str, module: str, flags: tuple[str, ...], listen: str = ANYWHERE) -> ServiceProcess:
+        process = ServiceProcess(
+            name, module, flags, listen=listen, log=lambda _, line: log.append(line), restart=False
+        )
+        process.start()
+        process.wait_announced(READY_SECONDS)
+        return process
+
+    def drafter(listen: str = ANYWHERE) -> ServiceProcess:
+        return started("drafter", "drafter_service", (*engine, "--draft-law", "dense"), listen)
+
+    verifier, drafting = started("verifier", "verifier_service", engine), drafter()
+    flags = ("--verifier", verifier.address, "--drafter", drafting.address, "--channel", "shm", "--log-level", "error")
+    coordinator = started("coordinator", "coordinator", flags)
+    dice = random.Random(setting.seed)
+
+    async def disturb() -> Outcome:
+        nonlocal drafting
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        async with AsyncClient(coordinator.address) as client:
+            await client.wait_ready(READY_SECONDS, drafter=True)
+            load = Load(client, await _right(client))
+            tasks = [asyncio.create_task(load.run(prompt)) for prompt in PROMPTS]
+            for number in range(setting.kills):
+                await asyncio.sleep(dice.uniform(0.0, LATEST_KILL_SECONDS))
+                drafting.kill()
+                await asyncio.to_thread(drafting.wait_ended, READY_SECONDS)
+                drafting = await asyncio.to_thread(drafter, drafting.address)
+                if number % 10 == 9:
+                    print(f"{number + 1} kills, {load.requests} requests, {load.wrong_tokens} wrong tokens", flush=True)
+            load.over = True
+            await asyncio.gather(*tasks)
+            info = (await client.wait_ready(READY_SECONDS, drafter=True)).drafter
+            return Outcome(
+                kills=setting.kills,
+                requests=load.requests,
+                wrong_tokens=load.wrong_tokens,
+                stuck_requests=load.stuck,
+                leaked_segments=0,
+                channels_opened=info.channel_generation,
+                payloads=info.payloads,
+                payloads_replaced=info.payloads_replaced,
+                seconds=round(loop.time() - begun, 1),
+            )
+
+    try:
+        outcome = asyncio.run(disturb())
+    finally:
+        for process in (coordinator, drafting, verifier):
+            process.terminate()
+            if not process.wait_ended(5.0):
+                process.kill()
+    left = [path for path in setting.folder.iterdir() if path.name.startswith("minedraft-")]
+    return Outcome(**(asdict(outcome) | {"leaked_segments": len(left)}))
+
+
+async def _right(client: AsyncClient) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """What plain decoding answers."""
+    plain = [GenerateRequest(TokenIds(prompt), SAMPLING, max_draft_tokens=0) for prompt in PROMPTS]
+    outputs = await asyncio.gather(*(client.complete(request) for request in plain))
+    return {prompt: output.token_ids for prompt, output in zip(PROMPTS, outputs, strict=True)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="minedraft-kills-", dir=shared if shared.is_dir() else None) as folder:
+        outcome = run(Setting(options.kills, Path(folder), options.seed))
+    fields = {
+        "simulate": SIMULATE,
+        "requests_in_flight": len(PROMPTS),
+        **asdict(outcome),
+    }
+    print(json.dumps(record("kills", fields), indent=1))
+
+
+if __name__ == "__main__":
+    main()
