@@ -25,13 +25,14 @@ WAYS = {"two lanes of 8": (2, 8), "one lane of 8": (1, 8), "one lane of 16": (1,
 FIELDS = ("verifier_engine_busy", "verifier_busy", "overlap", "seconds_per_verification", "tokens_per_second")
 
 
-def once(lanes: int, size: int, simulate: str, tokens: int) -> dict[str, float]:
+def once(lanes: int, size: int, simulate: str, tokens: int, *flags: str) -> dict[str, float]:
     """One closed loop with every place taken; what its steady part showed."""
     requests = str(lanes * size)
     command = [
         str(Path(sys.executable).with_name("minedraft")), "bench", "--simulate", simulate, "--lanes", str(lanes),
         "--lane-size", str(size), "--concurrency", requests, "--requests", requests, "--warmup", "0",
         "--max-new-tokens", str(tokens), "--ignore-eos", "--threads-verifier", "1", "--threads-drafter", "1", "--json",
+        *flags,
     ]  # fmt: skip
     fields = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     steady = fields["steady"] or {}
