@@ -18,7 +18,7 @@ from minedraft.cli.chat import chat
 from minedraft.cli.demo import demo
 from minedraft.cli.distill import distill
 from minedraft.cli.generate import generate
-from minedraft.cli.up import up
+from minedraft.cli.up import UpCommand, up
 from minedraft.errors import MinedraftError, SetupError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MINEDRAFT"}
@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 for command in (up, generate, chat, bench, demo, distill):
-    app.command(command.__name__)(command)
+    app.command(command.__name__, cls=UpCommand if command is up else None)(command)
 
 
 def _print_version(wanted: bool) -> None:
