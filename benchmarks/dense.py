@@ -3,9 +3,9 @@
     python -m benchmarks.dense [--repeats 3] [--simulate drafter=1ms,verifier=25ms,accept=0.8,vocab=152064]
 
 Two lanes of 8 requests at temperature 1, K=4. A dense round sends 8 x 4 x 152,064 laws in 16 bits from the drafter to
-the verifier, 9.7 MB. On a CPU the laws themselves are the larger part of the work: softmax, cumulated sums and residuals
-over 152,064 tokens cost both sides as much as the simulated devices do, and count as busy; `verifier_busy` is the
-device alone.
+the verifier, 9.7 MB. On a CPU the laws themselves are the larger part of the work: softmax, cumulated sums and
+residuals over 152,064 tokens cost both sides as much as the simulated devices do, and count as busy; `verifier_busy`
+is the device alone.
 Writes benchmarks/results/dense.json.
 """
 

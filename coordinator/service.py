@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -23,6 +24,11 @@ from minedraft.rpc.status import code_of
 from minedraft.v1 import generation_pb2 as pb
 from minedraft.v1 import generation_pb2_grpc as pb_grpc
 
+if TYPE_CHECKING:  # loaded only where metrics are asked for
+    from prometheus_client.registry import Collector
+
+    from coordinator.metrics import Waits
+
 FULL_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 NO_DRAFTER = "none"
 
@@ -33,25 +39,31 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
     def __init__(self, verifier: str) -> None:
         self._verifier = verifier
         self.coordinator: Coordinator | None = None
+        self.waits: Waits | None = None  # there when somebody looks at the metrics
 
     def register(self, server: grpc.aio.Server) -> None:
         pb_grpc.add_GenerationServiceServicer_to_server(self, server)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
-        async with _errors_as_status(context), self._running(request, context) as sink:
-            last = False
-            while not last:
-                piece, last = await sink.take()
-                if piece is not None:
-                    await context.write(write_output(piece))
+        with self._waiting() as on_its_way:
+            async with _errors_as_status(context), self._running(request, context) as sink:
+                last = False
+                while not last:
+                    piece, last = await sink.take()
+                    if piece is not None:
+                        on_its_way(len(piece.token_ids))
+                        await context.write(write_output(piece))
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:  # noqa: N802
         pieces: list[Output] = []
-        async with _errors_as_status(context), self._running(request.generate, context) as sink:
-            last = False
-            while not last:
-                piece, last = await sink.take()
-                pieces += [piece] if piece is not None else []
+        with self._waiting() as on_its_way:
+            async with _errors_as_status(context), self._running(request.generate, context) as sink:
+                last = False
+                while not last:
+                    piece, last = await sink.take()
+                    if piece is not None:
+                        on_its_way(len(piece.token_ids))
+                        pieces.append(piece)
         return pb.CompleteResponse(output=write_output(Output.merged(pieces)))
 
     async def GetServerInfo(  # noqa: N802
@@ -60,6 +72,18 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         if self.coordinator is None:
             return pb.GetServerInfoResponse(version=minedraft.__version__, verifier=pb.PeerInfo(address=self._verifier))
         return write_server(self.coordinator.info())
+
+    @contextmanager
+    def _waiting(self) -> Iterator[Callable[[int], None]]:
+        """Takes how many tokens go to the client, whenever some do."""
+        if self.waits is None:
+            yield lambda _: None
+            return
+        wait = self.waits.begin()
+        try:
+            yield wait.piece
+        finally:
+            wait.end()
 
     def _running(self, request: pb.GenerateRequest, context: Context) -> AbstractAsyncContextManager[Sink]:
         if self.coordinator is None:
@@ -91,6 +115,16 @@ class CoordinatorService:
                 part.start()
         self._opening = asyncio.create_task(self._open(server))
         return server.address
+
+    def collectors(self) -> Sequence[Collector]:
+        """See `minedraft.process.Service.collectors`."""
+        from coordinator.metrics import Waits, server_collector
+
+        servicer = self._servicer
+        servicer.waits = servicer.waits or Waits()
+        loop = asyncio.get_running_loop()
+        server = server_collector(lambda: servicer.coordinator.info() if servicer.coordinator else None, loop)
+        return [*servicer.waits.collectors, server]
 
     async def stop(self) -> None:
         """Refuse new requests, let running ones finish within the grace period, then end."""

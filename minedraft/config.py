@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from minedraft.errors import SetupError
@@ -41,11 +41,14 @@ class ServiceSettings(BaseSettings):
     grace_seconds: Annotated[float, Field(ge=0)] = Field(
         10.0, description="time for running work after SIGTERM, seconds"
     )
+    metrics: str = Field("", description="address of Prometheus metrics over HTTP, HOST:PORT; empty: none")
     announce: bool = Field(False, description="print one line `listening HOST:PORT` on stdout once the service serves")
 
-    @field_validator("listen")
+    @field_validator("listen", "metrics")
     @classmethod
-    def _has_port(cls, value: str) -> str:
+    def _has_port(cls, value: str, info: ValidationInfo) -> str:
+        if info.field_name == "metrics" and not value:
+            return value
         host, colon, port = value.rpartition(":")
         if not (host and colon and port.isdigit() and int(port) < 65536):
             raise ValueError(f"{value!r} is not HOST:PORT")

@@ -7,7 +7,7 @@ import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import structlog
 import uvloop
@@ -16,6 +16,11 @@ from minedraft import config
 from minedraft.config import ServiceSettings
 from minedraft.errors import SetupError
 from minedraft.telemetry import logs
+
+if TYPE_CHECKING:  # a process that serves no metrics does not load what serves them
+    from prometheus_client.registry import Collector
+
+    from minedraft.telemetry.metrics import MetricsEndpoint
 
 SWITCH_SECONDS: Final = 0.0005
 """A thread that waits for the interpreter gets it after this long. The default, 5 ms, is a fifth of a verification: the
@@ -27,6 +32,9 @@ class Service(Protocol):
 
     async def start(self) -> str:
         """Serve; return the address. Raises SetupError when it cannot."""
+
+    def collectors(self) -> Sequence[Collector]:
+        """What is to be seen at --metrics. Asked once the service serves; read by other threads."""
 
     async def stop(self) -> None:
         """Let running work finish within the grace period, then end."""
@@ -54,6 +62,7 @@ async def _serve(settings: S, build: Callable[[S], Service]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leave.set)
     service = build(settings)
+    endpoint: MetricsEndpoint | None = None
     starting, leaving = asyncio.ensure_future(service.start()), asyncio.ensure_future(leave.wait())
     try:
         await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -61,7 +70,8 @@ async def _serve(settings: S, build: Callable[[S], Service]) -> None:
             address = starting.result()
             gc.collect()
             gc.freeze()  # what start-up made stays for good: later collections need not walk through it
-            log.info("serving", address=address)
+            endpoint = _metrics_endpoint(settings, service)
+            log.info("serving", address=address, metrics=endpoint.address if endpoint else None)
             if settings.announce:
                 sys.stdout.write(f"listening {address}\n")
                 sys.stdout.flush()
@@ -71,3 +81,13 @@ async def _serve(settings: S, build: Callable[[S], Service]) -> None:
         starting.cancel()
         leaving.cancel()
         await service.stop()
+        if endpoint is not None:
+            endpoint.stop()
+
+
+def _metrics_endpoint(settings: ServiceSettings, service: Service) -> MetricsEndpoint | None:
+    if not settings.metrics:
+        return None
+    from minedraft.telemetry.metrics import MetricsEndpoint
+
+    return MetricsEndpoint(settings.metrics, service.collectors())

@@ -47,6 +47,10 @@ def distill(
     batch_tokens: Annotated[int, typer.Option(min=256, help="tokens in a batch", rich_help_panel=TRAINING)] = 4096,
     matrix_rate: Annotated[float, typer.Option(help="learning rate of Muon", rich_help_panel=TRAINING)] = 0.01,
     other_rate: Annotated[float, typer.Option(help="learning rate of Adam", rich_help_panel=TRAINING)] = 5e-4,
+    target_temperature: Annotated[
+        float,
+        typer.Option(min=0.1, help="of the law that is learned; below 1: surer drafts", rich_help_panel=TRAINING),
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="of prompts, batches and the samples kept apart")] = 0,
     device: Annotated[str, typer.Option(help="auto, or a torch device such as cuda:0")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's own choice")] = 0,
@@ -76,7 +80,9 @@ def distill(
     recipe = Recipe(
         target=Path(model_path(target)),
         folder=out,
-        training=TrainingOptions(tokens, batch_tokens, matrix_rate, other_rate, seed=seed),
+        training=TrainingOptions(
+            tokens, batch_tokens, matrix_rate, other_rate, target_temperature=target_temperature, seed=seed
+        ),
         layers=_numbers(layers),
         draft_vocab_size=draft_vocab_size,
         samples=samples,

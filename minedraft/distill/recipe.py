@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -89,7 +89,7 @@ def distill(recipe: Recipe, serving: Serving, progress: Progress) -> dict[str, A
     )
     student = Student(target, recipe.layers, token_ids).to(teaching.device)
     training = Training(student, teaching.head_weight, learned, kept, recipe.training, recipe.folder)
-    _train(training, recipe, progress)
+    sharpness = _train(training, recipe, progress)
     report = {
         "target": recipe.target.resolve().name,
         "layers": list(recipe.layers),
@@ -102,6 +102,7 @@ def distill(recipe: Recipe, serving: Serving, progress: Progress) -> dict[str, A
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "history": training.history,
+        "sharpness": sharpness,
         "trials": [asdict(trial) for trial in _trials(recipe, serving, progress)],
     }
     unfinished = recipe.folder / "report.json.part"
@@ -118,11 +119,7 @@ def _corpus(recipe: Recipe, serving: Serving, progress: Progress) -> list[corpus
     missing = recipe.samples - len(given) - len(own)
     if missing > 0:
         answered = {sample.prompt for sample in own}
-        asked = list(
-            islice((p for p in _prompts(recipe) if p not in answered), missing)
-            if recipe.prompts is None
-            else [p for p in _prompts(recipe) if p not in answered][:missing]
-        )
+        asked = list(islice((prompt for prompt in _prompts(recipe) if prompt not in answered), missing))
         tokenizer: Any = AutoTokenizer.from_pretrained(recipe.target, local_files_only=True, trust_remote_code=False)
         prompts = [(text, _chat_ids(tokenizer, text)) for text in asked]
         done = 0
@@ -139,7 +136,7 @@ def _corpus(recipe: Recipe, serving: Serving, progress: Progress) -> list[corpus
     return [*given, *own][: recipe.samples]
 
 
-def _prompts(recipe: Recipe) -> Sequence[str] | Any:
+def _prompts(recipe: Recipe) -> Iterable[str]:
     return built_in(recipe.training.seed) if recipe.prompts is None else read_prompts(recipe.prompts)
 
 
@@ -151,7 +148,8 @@ def _chat_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
-def _train(training: Training, recipe: Recipe, progress: Progress) -> None:
+def _train(training: Training, recipe: Recipe, progress: Progress) -> float:
+    """Train and export; the sharpness that was found best."""
     training.resume()
     wanted = recipe.training.tokens
     losses: list[float] = []
@@ -165,7 +163,10 @@ def _train(training: Training, recipe: Recipe, progress: Progress) -> None:
         training.run(training.seen + max(1, wanted // SCORES), learned)
         training.score()
         training.save()
+    sharpness = training.sharpness()
+    training.student.sharpen(sharpness)  # after the last save: a run that goes on starts from the plain weights
     training.student.export(recipe.drafter, recipe.target)
+    return sharpness
 
 
 def _trials(recipe: Recipe, serving: Serving, progress: Progress) -> list[Trial]:

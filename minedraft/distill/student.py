@@ -69,6 +69,11 @@ class Student(nn.Module):
         states: Tensor = self.model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
         return states
 
+    @torch.no_grad()
+    def sharpen(self, factor: float) -> None:
+        """Multiply all logits. Any draft law is exact; a surer one than what was learned may be kept more often."""
+        self.head.weight.mul_(factor)
+
     def export(self, folder: Path, tokenizer: Path, *, card: str = "") -> None:
         """Write a folder that the drafter serves: bfloat16 weights, the map, the target's tokenizer. Atomic."""
         scratch = folder.with_name(f".{folder.name}.part")

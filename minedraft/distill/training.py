@@ -20,6 +20,8 @@ from minedraft.distill.teacher import Lesson
 
 WARM_UP: Final = 0.02  # of all tokens
 DECAY: Final = 0.6  # share of the training over which the rates fall to nothing
+SHARPNESS: Final = (1.0, 1.1, 1.2, 1.35, 1.5, 1.7, 2.0)
+SHARPENED_AT: Final = 0.8  # the temperature that a draft model is sharpened for
 LAST: Final = 0.02  # of the rate, at the end
 SORTED: Final = 512  # lessons sorted by length at a time, so that batches have little padding
 
@@ -111,6 +113,23 @@ class Training:
         scores = Scores(loss / total, agreement / total, overlap / total)
         self.history.append({"seen": self.seen} | asdict(scores))
         return scores
+
+    @torch.no_grad()
+    def sharpness(self) -> float:
+        """The factor of SHARPNESS on the logits with the most overlap at SHARPENED_AT, on the lessons kept apart.
+
+        A student that does not know which of two tokens the target is sure of learns to give each its half, and half of
+        its drafts are kept; betting on one keeps as many of them or more.
+        """
+        self.student.eval()
+        overlap = dict.fromkeys(SHARPNESS, 0.0)
+        for batch in batches(self._kept, self._options.batch_tokens, random.Random(0)):
+            logits = F.linear(self._hidden(batch), self.student.head.weight.bfloat16()).float() / SHARPENED_AT
+            hidden = torch.cat([lesson.hidden for lesson in batch]).to(self._known_rows.device)
+            p = (F.linear(hidden, self._known_rows).float() / SHARPENED_AT).softmax(dim=1)  # [N, draft vocabulary]
+            for factor in SHARPNESS:
+                overlap[factor] += float(torch.minimum(p, (factor * logits).softmax(dim=1)).sum())
+        return max(overlap, key=overlap.__getitem__)
 
     def save(self) -> None:
         """Write weights, optimizer states and progress. No pickle."""

@@ -49,6 +49,22 @@ class StepOutcome(Generic[Result]):
     channel_fault: ChannelFault | None
 
 
+@dataclass(slots=True)
+class StepTotals:
+    """Sums over all steps. Written by the engine thread, read by any."""
+
+    steps: int = 0
+    queue_ns: int = 0
+    host_ns: int = 0
+    forward_ns: int = 0
+
+    def add(self, timing: StepTiming) -> None:
+        self.steps += 1
+        self.queue_ns += timing.queue_ns
+        self.host_ns += timing.host_ns
+        self.forward_ns += timing.forward_ns
+
+
 class Stepper(Generic[Item, Result]):
     """The event loop's handle on a worker. Nothing here blocks."""
 
@@ -56,6 +72,8 @@ class Stepper(Generic[Item, Result]):
         self._thread = thread
         self._worker = worker
         self.info = worker.info
+        self.totals = StepTotals()
+        self.newest_state = worker.state()  # as of the newest step; replaced by the engine thread
 
     def step(self, lease: str, items: Sequence[Item], channels: StepChannels) -> Awaitable[StepOutcome[Result]]:
         """Queue a step at once; await the result for its outcome."""
@@ -80,4 +98,6 @@ class Stepper(Generic[Item, Result]):
         forward = self._worker.take_forward_ns()
         host = time.perf_counter_ns() - started - forward
         timing = StepTiming(started - received, host, forward, started_unix)
-        return StepOutcome(results, timing, self._worker.state(), channels.fault)
+        self.totals.add(timing)
+        self.newest_state = self._worker.state()
+        return StepOutcome(results, timing, self.newest_state, channels.fault)

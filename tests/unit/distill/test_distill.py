@@ -20,7 +20,7 @@ from minedraft.distill.corpus import Sample
 from minedraft.distill.prompts import built_in, read_prompts
 from minedraft.distill.student import Student
 from minedraft.distill.teacher import Lesson, Teacher
-from minedraft.distill.training import LAST, Training, TrainingOptions, batches, schedule
+from minedraft.distill.training import LAST, SHARPNESS, Training, TrainingOptions, batches, schedule
 from minedraft.distill.vocabulary import coverage, frequent
 from minedraft.errors import SetupError
 from minedraft.model.draft_vocabulary import known_tokens, widen
@@ -223,3 +223,31 @@ def test_shipping_leaves_out_what_the_target_has(target: PreTrainedModel, folder
         else:
             assert torch.equal(again[name], weight), name
     assert {path.name for path in (tmp_path / "completed").iterdir()} >= {"config.json", "tokenizer.json"}
+
+
+@pytest.mark.parametrize("flattened", [1.0, 0.6])
+def test_the_sharpness_is_the_one_whose_drafts_are_kept_most(
+    target: PreTrainedModel, tmp_path: Path, flattened: float
+) -> None:
+    run = training(target, tmp_path)
+    run.student.sharpen(flattened)
+
+    @torch.no_grad()
+    def overlap(factor: float) -> float:
+        rows = torch.cat([lesson.hidden for lesson in run._kept]) @ run._known_rows.T
+        p = (rows.float() / 0.8).softmax(dim=1)
+        run.student.sharpen(factor)
+        q = (run._hidden(run._kept) @ run.student.head.weight.bfloat16().T).float().div(0.8).softmax(dim=1)
+        run.student.sharpen(1 / factor)
+        return float(torch.minimum(p, q).sum())
+
+    found = run.sharpness()
+    assert found in SHARPNESS
+    assert overlap(found) >= 0.995 * max(overlap(factor) for factor in SHARPNESS)  # bfloat16
+
+
+def test_a_cooler_target_is_a_surer_one(target: PreTrainedModel, tmp_path: Path) -> None:
+    plain, cool = training(target, tmp_path), training(target, tmp_path, target_temperature=0.5)
+    batch = plain._kept
+    squared = plain._target_law(batch) ** 2
+    torch.testing.assert_close(cool._target_law(batch), squared / squared.sum(dim=1, keepdim=True))

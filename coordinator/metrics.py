@@ -1,0 +1,153 @@
+"""The coordinator's metrics: what `GetServerInfo` says, and how long clients wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from minedraft.generation import PeerInfo, ServerInfo
+from minedraft.telemetry.metrics import PREFIX, Reading, counter, gauge
+
+READ_SECONDS: Final = 5.0
+FIRST_TOKEN_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+INTER_TOKEN_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
+REQUEST_BUCKETS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Waits:
+    """How long clients wait. Observed on the event loop, once a piece of output."""
+
+    def __init__(self) -> None:
+        nowhere = CollectorRegistry()  # the endpoint has a registry of its own
+
+        def histogram(name: str, help_text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(PREFIX + name, help_text, buckets=buckets, registry=nowhere)
+
+        self._first = histogram(
+            "time_to_first_token_seconds", "From a request's arrival to its first token.", FIRST_TOKEN_BUCKETS
+        )
+        self._between = histogram(
+            "inter_token_latency_seconds",
+            "Between tokens; tokens of one round share the time since the round before.",
+            INTER_TOKEN_BUCKETS,
+        )
+        self._whole = histogram(
+            "request_latency_seconds", "From a request's arrival to its end, however it ended.", REQUEST_BUCKETS
+        )
+        self.collectors: tuple[Collector, ...] = (self._first, self._between, self._whole)
+
+    def begin(self) -> Wait:
+        """A request has arrived."""
+        return Wait(self._first, self._between, self._whole)
+
+
+class Wait:
+    """One request's."""
+
+    def __init__(self, first: Histogram, between: Histogram, whole: Histogram) -> None:
+        self._first, self._between, self._whole = first, between, whole
+        self._arrived = self._last = time.perf_counter()
+        self._answered = False
+
+    def piece(self, tokens: int) -> None:
+        """That many tokens are on their way to the client."""
+        if tokens == 0:
+            return
+        now = time.perf_counter()
+        if self._answered:
+            self._between.observe((now - self._last) / tokens)
+        else:
+            self._first.observe(now - self._arrived)
+        self._last, self._answered = now, True
+
+    def end(self) -> None:
+        self._whole.observe(time.perf_counter() - self._arrived)
+
+
+def server_collector(info: Callable[[], ServerInfo | None], loop: asyncio.AbstractEventLoop) -> Collector:
+    """What the server says of itself; nothing before there is one. `info` is called on `loop` only."""
+
+    async def ask() -> ServerInfo | None:
+        return info()
+
+    def read() -> Iterable[Metric]:
+        found = asyncio.run_coroutine_threadsafe(ask(), loop).result(READ_SECONDS)
+        return [] if found is None else list(_families(found))
+
+    return Reading(read)
+
+
+def _families(info: ServerInfo) -> Iterable[Metric]:
+    yield from _speculation(info)
+    yield from _activity(info)
+    yield from _requests(info)
+    peers = {"verifier": info.verifier} | ({"drafter": info.drafter} if info.drafter.address else {})
+    yield from _peers(peers)
+    yield from _channel(info.drafter)
+
+
+def _speculation(info: ServerInfo) -> Iterable[Metric]:
+    stats = info.speculation
+    yield counter("spec_decode_num_drafts", "Verifications that had drafts.", ({}, stats.drafted_rounds))
+    yield counter("spec_decode_num_draft_tokens", "Drafts that were verified.", ({}, stats.draft_tokens))
+    yield counter("spec_decode_num_accepted_tokens", "Drafts that were kept.", ({}, stats.accepted_tokens))
+    yield counter(
+        "spec_decode_num_accepted_tokens_per_pos",
+        "Drafts that were kept, by their place in the proposal.",
+        *(({"position": str(place)}, kept) for place, kept in enumerate(stats.accepted_by_position)),
+    )
+    yield counter("generation_tokens", "Tokens emitted.", ({}, stats.emitted_tokens))
+
+
+def _activity(info: ServerInfo) -> Iterable[Metric]:
+    seen = info.activity
+    services = ({"service": "verifier"}, {"service": "drafter"})
+    yield counter(
+        "busy_seconds",
+        "Time in steps: forward passes and the host work around them.",
+        *zip(services, (seen.verifier_busy_seconds, seen.drafter_busy_seconds), strict=True),
+    )
+    yield counter(
+        "forward_seconds",
+        "Time in forward passes.",
+        *zip(services, (seen.verifier_forward_seconds, seen.drafter_forward_seconds), strict=True),
+    )
+    yield counter("overlap_seconds", "Time in which both services were at work.", ({}, seen.overlap_seconds))
+    yield counter("steps", "Steps answered.", *zip(services, (seen.verifications, seen.drafts), strict=True))
+
+
+def _requests(info: ServerInfo) -> Iterable[Metric]:
+    lanes = [({"lane": str(lane.lane)}, lane) for lane in info.lanes]
+    yield gauge("num_requests_running", "Requests in a lane.", *((label, lane.requests) for label, lane in lanes))
+    yield gauge("num_requests_waiting", "Requests in the queue.", ({}, info.queued_requests))
+    yield counter("lane_rounds", "Rounds that a lane has run.", *((label, lane.rounds) for label, lane in lanes))
+    yield counter(
+        "requests",
+        "Requests that are over.",
+        ({"ended": "finished"}, info.finished_requests),
+        ({"ended": "aborted"}, info.aborted_requests),
+    )
+
+
+def _peers(peers: dict[str, PeerInfo]) -> Iterable[Metric]:
+    found = [({"service": name}, peer) for name, peer in peers.items()]
+    yield gauge("peer_up", "1 while the service is connected and used.", *((label, p.connected) for label, p in found))
+    yield counter("peer_connections", "Connections made.", *((label, p.connections) for label, p in found))
+    known = [(label, p.state, p.model) for label, p in found if p.state is not None and p.model is not None]
+    yield gauge("kv_blocks_free", "Free KV blocks.", *((label, state.free_blocks) for label, state, _ in known))
+    yield gauge("kv_blocks", "KV blocks in all.", *((label, model.num_blocks) for label, _, model in known))
+
+
+def _channel(drafter: PeerInfo) -> Iterable[Metric]:
+    yield gauge("channel_info", "1 for the kind of the open tensor channel.", ({"kind": drafter.channel or "none"}, 1))
+    yield counter("channels_opened", "Tensor channels that were opened or tried.", ({}, drafter.channel_generation))
+    yield counter("channel_payloads", "Dense laws that went over a channel.", ({}, drafter.payloads))
+    yield counter(
+        "channel_payloads_replaced", "Dense laws that were replaced by top-M ones.", ({}, drafter.payloads_replaced)
+    )
