@@ -20,6 +20,7 @@ def build(settings: VerifierSettings) -> process.Service:
         make_servicer=lambda stepper, worker: VerifierServicer(
             stepper, open_desk(settings, worker.info.device), worker.tokenizer
         ),
+        close_worker=lambda worker: worker.close(),
     )
 
 

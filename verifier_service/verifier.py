@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 
@@ -44,16 +45,23 @@ class Admitted:
 class Verifier:
     """A `Worker` over the target model. Used on the engine thread only."""
 
-    def __init__(self, engine: Engine, tokenizer: TokenizerFiles) -> None:
+    def __init__(self, engine: Engine, tokenizer: TokenizerFiles, close: Callable[[], None] = lambda: None) -> None:
+        """`close` ends what the model runs beside this process."""
         self._engine = engine
         self.info: ModelInfo = engine.info
         self.tokenizer = tokenizer
+        self.close = close
 
     @classmethod
     def load(cls, settings: VerifierSettings) -> Verifier:
         """The verifier that the settings ask for. Raises SetupError."""
-        built = build_engine(settings, Part.TARGET)
-        return cls(built.engine, built.tokenizer)
+        if settings.tensor_parallel > 1:
+            from minedraft.engine.build_parallel import build_parallel
+
+            built = build_parallel(settings)
+        else:
+            built = build_engine(settings, Part.TARGET)
+        return cls(built.engine, built.tokenizer, built.close)
 
     def step(self, lease: str, items: Seq[VerifyItem], channels: StepChannels) -> tuple[Verdict, ...]:
         """One verdict for each item, in order. An item that cannot be served harms no other.
@@ -101,9 +109,7 @@ class Verifier:
             if not isinstance(begun, Refusal):
                 judged = Judged(begun.params, (*begun.token_ids, *begun.feed), drafts, law)
                 return Admitted(item, begun, judged, payload)
-            refused = Verdict(
-                item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason
-            )
+            refused = Verdict(item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason)
         if payload is not None:
             channels.release(payload)
         return refused

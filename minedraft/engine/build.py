@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -29,6 +30,7 @@ from minedraft.model.int8 import can_quantize, quantize_linears
 from minedraft.model.llama import LlamaModel, is_family
 from minedraft.model.loader import choose_device, load, locate
 from minedraft.model.packed import can_pack, pack_linears
+from minedraft.model.parallel import ParallelModel
 from minedraft.model.sdpa import SdpaBackend
 from minedraft.model.simulated import simulated_draft, simulated_target
 from minedraft.model.simulated_spec import SimulationSpec
@@ -53,6 +55,7 @@ class Built:
 
     engine: Engine
     tokenizer: TokenizerFiles
+    close: Callable[[], None] = lambda: None  # ends what the model runs beside this process; on the engine thread
 
 
 def build_engine(settings: EngineSettings, part: Part, instance_id: str = "") -> Built:
@@ -73,6 +76,13 @@ def build_engine(settings: EngineSettings, part: Part, instance_id: str = "") ->
             attention=settings.attention,
             block_size=settings.block_size,
         )
+    return assemble(settings, part, model, tokenizer, instance_id)
+
+
+def assemble(
+    settings: EngineSettings, part: Part, model: CausalModel, tokenizer: TokenizerFiles, instance_id: str = ""
+) -> Built:
+    """An engine around a model that is loaded: sizes its KV cache and allocates it. Raises SetupError."""
     if part is Part.TARGET and model.logit_token_ids is not None:
         raise SetupError(f"{settings.model} is a draft model that knows only frequent tokens: it cannot be a target")
     block_size = settings.block_size or backends.default_block_size(model.attention_backend)
@@ -80,6 +90,8 @@ def build_engine(settings: EngineSettings, part: Part, instance_id: str = "") ->
     graphed = settings.cuda_graphs and _allow_graphs(model, part)
     with memory.telling("allocating the KV cache", model.device, CACHE_ADVICE):
         store = new_store(model, num_blocks, block_size, spare_blocks=int(graphed))
+        if isinstance(model, ParallelModel):
+            model.use_store(store)
     if graphed and isinstance(model, HFModel):
         with memory.telling("capturing CUDA graphs", model.device, GRAPHS_ADVICE):
             _capture(model, store, settings.self_check)
@@ -127,14 +139,24 @@ def open_model(
     if not int8 and can_pack(model.dtype, model.device):
         log.info("weights packed for the CPU", layers=model.replace_linears(pack_linears))
     if self_check:
-        with memory.telling("checking the model", place, LOAD_ADVICE):
-            difference = _checked(model, fall_back=attention == backends.AUTO)
-        log.info("self-check passed", difference=float(f"{difference:.2g}"), attention=model.attention_backend)
+        check(model, fall_back=attention == backends.AUTO)
     if int8:
         log.info("weights rounded to 8 bits", layers=model.replace_linears(quantize_linears))
     if isinstance(model, LlamaModel):
         model.release()
     return model, tokenizer
+
+
+def check(model: HFModel, *, fall_back: bool) -> None:
+    """Run the self-check and log what it found. With `fall_back` a failing backend makes room for the reference.
+
+    Raises SetupError when the model fails it.
+    """
+    with memory.telling("checking the model", model.device, LOAD_ADVICE):
+        difference = _checked(model, fall_back=fall_back)
+    structlog.get_logger().info(
+        "self-check passed", difference=float(f"{difference:.2g}"), attention=model.attention_backend
+    )
 
 
 def _checked(model: HFModel, *, fall_back: bool) -> float:
@@ -194,10 +216,11 @@ def _num_blocks(model: CausalModel, settings: EngineSettings, block_size: int) -
     if model.device.type == "cuda" and isinstance(model, HFModel):
         if model.attention_backend == backends.SDPA:
             block_bytes += block_bytes // model.num_layers  # it gathers the K and V of one layer at a time
+        found = memory.device_memory(model.device)
         return choose_gpu_blocks(
             block_bytes=block_bytes,
             block_size=block_size,
-            memory=memory.device_memory(model.device),
+            memory=model.worst_memory(found) if isinstance(model, ParallelModel) else found,
             fraction=settings.memory_fraction,
             reserve=_reserve(model),
             budget_mib=settings.kv_cache_mib,
@@ -206,7 +229,7 @@ def _num_blocks(model: CausalModel, settings: EngineSettings, block_size: int) -
         block_bytes=block_bytes,
         block_size=block_size,
         max_len=model.max_len,
-        memory_bytes=machine_memory_bytes(),
+        memory_bytes=machine_memory_bytes() // (model.ranks if isinstance(model, ParallelModel) else 1),
         budget_mib=settings.kv_cache_mib,
     )
 

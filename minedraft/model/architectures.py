@@ -19,6 +19,10 @@ SUPPORTED: Final = frozenset(
     }
 )  # fmt: skip
 
+# Those that `tests/services/test_shards.py` shows to compute the same when they are split over ranks. For the others
+# `transformers` has no tensor-parallel plan.
+SHARDED: Final = SUPPORTED - {"gpt2", "opt"}
+
 
 def check_architecture(model_type: str) -> None:
     """Raises SetupError for an architecture that is not served."""

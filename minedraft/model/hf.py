@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from minedraft.model.graphs import DecodeGraphs
 from minedraft.model.ragged import RaggedBatch
 from minedraft.model.sdpa import SdpaBackend
 from minedraft.model.staging import Stager
+
+STOCK: Final = "eager"  # the attention that every architecture brings along
 
 
 class HFModel:
@@ -106,6 +108,18 @@ class HFModel:
         logits = self.compute(token_ids, positions, slots, rows, plan, store)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
+        return logits
+
+    @torch.inference_mode()
+    def stock_logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Logits of every token of one sequence by the module's own eager attention, without a cache: [n, V]."""
+        served = self.module.config._attn_implementation
+        self.use_attention(STOCK)
+        try:
+            given = torch.tensor([token_ids], device=self.device)
+            logits: Tensor = self.module(input_ids=given, use_cache=False).logits[0]
+        finally:
+            self.use_attention(served)
         return logits
 
     def compute(

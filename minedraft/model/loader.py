@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PretrainedConfig, PreTrainedModel
 
 from minedraft.errors import SetupError
 from minedraft.model import draft_vocabulary
@@ -82,30 +82,44 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load(path: Path, *, dtype: str = AUTO, device: torch.device | None = None) -> PreTrainedModel:
+def load(path: Path, *, dtype: str = AUTO, device: torch.device | None = None, ranks: int = 1) -> PreTrainedModel:
     """The causal language model at `path`, ready for inference. Raises SetupError in one sentence.
 
     `dtype` is a key of DTYPES or "auto", the type that the checkpoint names (float32 when it names none, bfloat16 for
-    GGUF).
+    GGUF). Of `ranks` ranks, which have joined their group (`minedraft.model.process_group`), each calls this at the
+    same time and reads its own share of the weights onto the device that it joined with.
     """
     quieten()
     files = locate(path)
     if dtype != AUTO and dtype not in DTYPES:
         raise SetupError(f"--dtype {dtype} is unknown: give auto, {', '.join(DTYPES)}")
     if files.gguf is None:
-        model = _load_safetensors(files.folder, dtype)
+        model = _load_safetensors(files.folder, dtype, ranks)
+    elif ranks > 1:
+        raise SetupError(f"{path}: a GGUF model cannot be split over ranks: use its safetensors")
     else:
         from minedraft.model.gguf import load_gguf
 
         model = load_gguf(files.folder / files.gguf, DTYPES.get(dtype, torch.bfloat16))
     module: torch.nn.Module = model.requires_grad_(False)
     module.train(False)
-    if device is not None:
+    if device is not None and ranks == 1:
         module.to(device)
     return model
 
 
-def _load_safetensors(folder: Path, dtype: str) -> PreTrainedModel:
+def read_config(path: Path) -> PretrainedConfig:
+    """The configuration of the safetensors model at `path`, without its weights. Raises SetupError."""
+    folder = locate(path).folder
+    check_architecture(str(_read_config(folder).get("model_type", "")))
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds
+        raise SetupError(f"the configuration in {folder} cannot be read: {one_line(error)}") from error
+    return config
+
+
+def _load_safetensors(folder: Path, dtype: str, ranks: int) -> PreTrainedModel:
     factory: Any = AutoModelForCausalLM
     settings = _read_config(folder)
     check_architecture(str(settings.get("model_type", "")))
@@ -123,6 +137,7 @@ def _load_safetensors(folder: Path, dtype: str) -> PreTrainedModel:
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **({"distributed_config": DistributedConfig(tp_size=ranks)} if ranks > 1 else {}),
         )
     except SetupError:
         raise

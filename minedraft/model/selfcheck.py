@@ -25,7 +25,6 @@ from minedraft.model.hf import HFModel
 from minedraft.model.ragged import RaggedBatch, Segment, assemble
 from minedraft.model.sdpa import SdpaBackend
 
-STOCK: Final = "eager"
 LENGTHS: Final = (37, 5, 22)  # tokens of each sequence
 CHUNKS: Final = (7, 1, 18)  # most tokens that each sequence is fed in a pass; one is a long prompt for the backend
 WRONG_DRAFTS: Final = 3  # drafts that each sequence is fed and rejects half-way
@@ -52,7 +51,9 @@ def check(model: HFModel) -> float:
         _Walk(token_ids, chunk, model.vocab_size, block_size)
         for token_ids, chunk in zip(sequences, CHUNKS, strict=True)
     ]
-    difference = _worst(_paged_logits(model, walks, block_size), _stock_logits(model, sequences))
+    difference = _worst(
+        _paged_logits(model, walks, block_size), [model.stock_logits(token_ids) for token_ids in sequences]
+    )
     _judge(model, difference, f"paged attention differs from the stock {model.architecture} model")
     if model.attention_backend != SdpaBackend.name:
         difference = max(difference, _check_backend(model))
@@ -144,20 +145,6 @@ def relative_difference(paged: Tensor, stock: Tensor) -> float:
     paged, stock = (logits.double() - logits.double().mean(dim=1, keepdim=True) for logits in (paged, stock))
     scale = float(stock.square().mean())
     return float((float((paged - stock).square().mean()) / scale) ** 0.5) if scale else math.inf
-
-
-@torch.inference_mode()
-def _stock_logits(model: HFModel, sequences: list[list[int]]) -> list[Tensor]:
-    """Logits of every token, each sequence alone: [n, V] each."""
-    served = model.module.config._attn_implementation
-    model.use_attention(STOCK)
-    try:
-        return [
-            model.module(input_ids=torch.tensor([token_ids], device=model.device), use_cache=False).logits[0]
-            for token_ids in sequences
-        ]
-    finally:
-        model.use_attention(served)
 
 
 @torch.inference_mode()
