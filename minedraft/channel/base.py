@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import prod
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,6 +56,41 @@ class ChannelEnd(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free what this end holds. Never raises, never waits for the peer, may be called twice and by any thread."""
+
+
+class Link(Protocol):
+    """What both kinds of end of a channel do alike: the handshake, and the end."""
+
+    def offer(self) -> bytes: ...
+
+    def join(self, offer: bytes) -> bytes: ...
+
+    def seal(self, answer: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+L = TypeVar("L", bound=Link)
+
+
+class LinkedEnd(ChannelEnd, Generic[L]):
+    """An end that leaves handshake and end to its link. To be named before SenderEnd or ReceiverEnd."""
+
+    def __init__(self, spec: ChannelSpec, link: L) -> None:
+        super().__init__(spec)
+        self._link = link
+
+    def offer(self) -> bytes:
+        return self._link.offer()
+
+    def join(self, offer: bytes) -> bytes:
+        return self._link.join(offer)
+
+    def seal(self, answer: bytes) -> None:
+        self._link.seal(answer)
+
+    def close(self) -> None:
+        self._link.close()
 
 
 class SenderEnd(ChannelEnd):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minedraft.channel.base import ReceiverEnd, SenderEnd, as_bytes, shaped
+from minedraft.channel.base import LinkedEnd, ReceiverEnd, SenderEnd, as_bytes, shaped
 from minedraft.channel.cuda_driver import HANDLE_BYTES, CudaDriver, installed_driver
 from minedraft.channel.device_memory import CudaMemory, DeviceMemory
 from minedraft.channel.device_message import decode, encode
@@ -115,7 +115,7 @@ class CudaIpcLink:
         self._memory.synchronise(self.ring.ordinal)
 
 
-class CudaIpcSender(SenderEnd):
+class CudaIpcSender(LinkedEnd[CudaIpcLink], SenderEnd):
     """Writes payloads into the ring, from any device."""
 
     def __init__(
@@ -126,21 +126,9 @@ class CudaIpcSender(SenderEnd):
         memory: DeviceMemory | None = None,
     ) -> None:
         """`device` is this end's GPU. The driver is this machine's unless another is given. Raises ChannelError."""
-        super().__init__(spec)
-        self._link = CudaIpcLink(spec, device, driver or installed_driver(), memory or CudaMemory())
+        link = CudaIpcLink(spec, device, driver or installed_driver(), memory or CudaMemory())
+        super().__init__(spec, link)
         self._begun: set[int] = set()  # slots whose header is wiped
-
-    def offer(self) -> bytes:
-        return self._link.offer()
-
-    def join(self, offer: bytes) -> bytes:
-        return self._link.join(offer)
-
-    def seal(self, answer: bytes) -> None:
-        self._link.seal(answer)
-
-    def close(self) -> None:
-        self._link.close()
 
     def write(self, slot: int, tensor: Tensor, offset: int = 0) -> None:
         ring = self._link.ring
@@ -162,7 +150,7 @@ class CudaIpcSender(SenderEnd):
             self._begun.add(slot)
 
 
-class CudaIpcReceiver(ReceiverEnd):
+class CudaIpcReceiver(LinkedEnd[CudaIpcLink], ReceiverEnd):
     """Reads payloads where they are, on the owner's GPU."""
 
     def __init__(
@@ -173,20 +161,8 @@ class CudaIpcReceiver(ReceiverEnd):
         memory: DeviceMemory | None = None,
     ) -> None:
         """See CudaIpcSender."""
-        super().__init__(spec)
-        self._link = CudaIpcLink(spec, device, driver or installed_driver(), memory or CudaMemory())
-
-    def offer(self) -> bytes:
-        return self._link.offer()
-
-    def join(self, offer: bytes) -> bytes:
-        return self._link.join(offer)
-
-    def seal(self, answer: bytes) -> None:
-        self._link.seal(answer)
-
-    def close(self) -> None:
-        self._link.close()
+        link = CudaIpcLink(spec, device, driver or installed_driver(), memory or CudaMemory())
+        super().__init__(spec, link)
 
     def receive(self, ref: PayloadRef) -> Tensor:
         self.check(ref)

@@ -23,7 +23,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from minedraft.channel.base import RECEIVE_SECONDS, ReceiverEnd, SenderEnd, as_bytes, shaped
+from minedraft.channel.base import RECEIVE_SECONDS, LinkedEnd, ReceiverEnd, SenderEnd, as_bytes, shaped
 from minedraft.channel.nccl_library import Nccl4py, NcclCommunicator, NcclLibrary
 from minedraft.channel.nccl_link import NcclLink
 from minedraft.channel.payload_header import HEADER_BYTES, PayloadHeader
@@ -35,7 +35,7 @@ from minedraft.types import ChannelSpec, PayloadRef
 WARM_UP: Final = 0  # the sequence number of the payload that both ends exchange while they open
 
 
-class NcclSender(SenderEnd):
+class NcclSender(LinkedEnd[NcclLink], SenderEnd):
     """Keeps a ring on its own GPU and sends from there."""
 
     def __init__(
@@ -46,25 +46,12 @@ class NcclSender(SenderEnd):
         stream: SideStream | None = None,
     ) -> None:
         """`device` is this end's GPU. NCCL is nccl4py's unless another is given. Raises ChannelError."""
-        super().__init__(spec)
-        self._link = NcclLink(spec, library or Nccl4py(), stream or CudaSideStream(device))
+        super().__init__(spec, NcclLink(spec, library or Nccl4py(), stream or CudaSideStream(device)))
         self._link.warm_up_by(self._warm_up)
         self._ring = _ring(spec, self._link)
         self._headers = _headers(spec.slots, self._link)
         self._marks: dict[int, Mark] = {}  # by slot, of sends that may not be done
         self._waiting: dict[int, float] = {}  # slots that were reclaimed while their send was under way, and since when
-
-    def offer(self) -> bytes:
-        return self._link.offer()
-
-    def join(self, offer: bytes) -> bytes:
-        return self._link.join(offer)
-
-    def seal(self, answer: bytes) -> None:
-        self._link.seal(answer)
-
-    def close(self) -> None:
-        self._link.fail("the nccl channel is closed")
 
     def acquire(self) -> int | None:
         self._sweep()
@@ -128,7 +115,7 @@ class NcclSender(SenderEnd):
             super().reclaim(slot)
 
 
-class NcclReceiver(ReceiverEnd):
+class NcclReceiver(LinkedEnd[NcclLink], ReceiverEnd):
     """Takes payloads into a ring on its own GPU."""
 
     def __init__(
@@ -139,25 +126,12 @@ class NcclReceiver(ReceiverEnd):
         stream: SideStream | None = None,
     ) -> None:
         """See NcclSender."""
-        super().__init__(spec)
-        self._link = NcclLink(spec, library or Nccl4py(), stream or CudaSideStream(device))
+        super().__init__(spec, NcclLink(spec, library or Nccl4py(), stream or CudaSideStream(device)))
         self._link.warm_up_by(self._warm_up)
         self._ring = _ring(spec, self._link)
         self._header = _headers(1, self._link)[0]
         self._taken = WARM_UP  # the last sequence number that came
         self._in_slot: dict[int, PayloadHeader] = {}
-
-    def offer(self) -> bytes:
-        return self._link.offer()
-
-    def join(self, offer: bytes) -> bytes:
-        return self._link.join(offer)
-
-    def seal(self, answer: bytes) -> None:
-        self._link.seal(answer)
-
-    def close(self) -> None:
-        self._link.fail("the nccl channel is closed")
 
     def receive(self, ref: PayloadRef) -> Tensor:
         self.check(ref)

@@ -139,6 +139,9 @@ class NcclLink:
             self.fail(str(error))
             raise
 
+    def close(self) -> None:
+        self.fail("the nccl channel is closed")
+
     def fail(self, reason: str) -> None:
         """End the communicator, for good. Never raises, never waits."""
         with self._flags:

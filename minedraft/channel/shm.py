@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from minedraft.channel.base import ReceiverEnd, SenderEnd, as_bytes, shaped
+from minedraft.channel.base import LinkedEnd, ReceiverEnd, SenderEnd, as_bytes, shaped
 from minedraft.channel.payload_header import HEADER_BYTES, PayloadHeader
 from minedraft.channel.segment import PAGE, Segment, sweep
 from minedraft.errors import ChannelError
@@ -99,65 +99,39 @@ class ShmRing:
         return segment
 
 
-class ShmSender(SenderEnd):
+class ShmSender(LinkedEnd[ShmRing], SenderEnd):
     """The side that writes."""
 
     def __init__(self, spec: ChannelSpec, directory: Path) -> None:
-        super().__init__(spec)
-        self._ring = ShmRing(spec, directory)
-
-    def offer(self) -> bytes:
-        return self._ring.offer()
-
-    def join(self, offer: bytes) -> bytes:
-        return self._ring.join(offer)
-
-    def seal(self, answer: bytes) -> None:
-        self._ring.seal(answer)
-
-    def close(self) -> None:
-        self._ring.close()
+        super().__init__(spec, ShmRing(spec, directory))
 
     def write(self, slot: int, tensor: Tensor, offset: int = 0) -> None:
         flat = as_bytes(tensor)
         self._check_room(slot, offset + len(flat))
-        header = self._ring.header(slot)
+        header = self._link.header(slot)
         if offset == 0:
             header.zero_()  # whoever still reads the former payload learns that it is over
-        self._ring.slot(slot)[offset : offset + len(flat)].copy_(flat)
+        self._link.slot(slot)[offset : offset + len(flat)].copy_(flat)
 
     def _publish(self, ref: PayloadRef) -> None:
-        self._ring.header(ref.slot).copy_(PayloadHeader.of(ref).pack())
+        self._link.header(ref.slot).copy_(PayloadHeader.of(ref).pack())
 
 
-class ShmReceiver(ReceiverEnd):
+class ShmReceiver(LinkedEnd[ShmRing], ReceiverEnd):
     """The side that reads, in place."""
 
     def __init__(self, spec: ChannelSpec, directory: Path) -> None:
-        super().__init__(spec)
-        self._ring = ShmRing(spec, directory)
-
-    def offer(self) -> bytes:
-        return self._ring.offer()
-
-    def join(self, offer: bytes) -> bytes:
-        return self._ring.join(offer)
-
-    def seal(self, answer: bytes) -> None:
-        self._ring.seal(answer)
-
-    def close(self) -> None:
-        self._ring.close()
+        super().__init__(spec, ShmRing(spec, directory))
 
     def receive(self, ref: PayloadRef) -> Tensor:
         self.check(ref)
         self._check_header(ref, "is not in its slot")
-        return shaped(self._ring.slot(ref.slot), ref)
+        return shaped(self._link.slot(ref.slot), ref)
 
     def release(self, ref: PayloadRef) -> None:
         self.check(ref)
         self._check_header(ref, "was overwritten while it was in use")
 
     def _check_header(self, ref: PayloadRef, otherwise: str) -> None:
-        if PayloadHeader.unpack(self._ring.header(ref.slot)) != PayloadHeader.of(ref):
+        if PayloadHeader.unpack(self._link.header(ref.slot)) != PayloadHeader.of(ref):
             raise ChannelError(f"payload {ref.sequence} {otherwise}")

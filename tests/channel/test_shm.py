@@ -149,7 +149,7 @@ def test_a_damaged_header_is_noticed(tmp_path: Path, place: int) -> None:
         sender.write(slot, torch.zeros(50))
         ref = sender.publish(slot, torch.float32, (50,))
         receiver.receive(ref)
-        sender._ring.header(slot)[place] ^= 1
+        sender._link.header(slot)[place] ^= 1
         with pytest.raises(ChannelError):
             receiver.receive(ref)
         with pytest.raises(ChannelError):
