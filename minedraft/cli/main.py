@@ -17,6 +17,7 @@ from minedraft.cli.bench.command import bench
 from minedraft.cli.chat import chat
 from minedraft.cli.demo import demo
 from minedraft.cli.distill import distill
+from minedraft.cli.doctor.command import doctor
 from minedraft.cli.generate import generate
 from minedraft.cli.up import UpCommand, up
 from minedraft.errors import MinedraftError, SetupError
@@ -39,7 +40,7 @@ app = typer.Typer(
     cls=Commands, context_settings=CONTEXT, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
 app.add_typer(models.app, name="models")
-for command in (up, generate, chat, bench, demo, distill):
+for command in (up, generate, chat, bench, demo, distill, doctor):
     app.command(command.__name__, cls=UpCommand if command is up else None)(command)
 
 

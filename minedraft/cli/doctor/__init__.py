@@ -1,0 +1,1 @@
+"""`minedraft doctor`: what this machine can do, found out by doing it."""
