@@ -74,8 +74,9 @@ class ChannelKeeper:
 
     def _changed(self) -> None:
         """A connection began or ended: what was open over the former ones is void at once."""
-        if self._link != self._current():
-            self._forget("the services are not both connected")
+        current = self._current()
+        if self._link != current:
+            self._forget("the services are not both connected" if current is None else "")
             self._wake.set()
 
     def _failed(self, fault: ChannelFault) -> None:

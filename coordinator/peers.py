@@ -91,7 +91,7 @@ class ChannelState:
 
     channel_id: str = ""  # "" while none is open
     kind: ChannelKind | None = None
-    note: str = ""  # why it is this one, or why there is none
+    note: str = ""  # why it is this one, or why there is none; "" while one is being opened
     generation: int = 0
     refusal: str = ""  # why the drafter must not be used: the channel that was asked for cannot work
 

@@ -7,15 +7,11 @@ from collections.abc import AsyncIterator, Awaitable
 import grpc
 
 from minedraft.channel.desk import ChannelDesk
-from minedraft.channel_service import ChannelService
 from minedraft.engine.stepper import Stepper
-from minedraft.errors import MinedraftError
-from minedraft.rpc.convert import write_model, write_state, write_welcome
+from minedraft.model_streams import ModelStreams
 from minedraft.rpc.convert_steps import read_draft_items, write_draft_reply
 from minedraft.rpc.server import Context
-from minedraft.rpc.status import code_of
-from minedraft.rpc.stream import Duties, Streams
-from minedraft.types import DraftItem, DraftReply, Proposal, Welcome
+from minedraft.types import DraftItem, DraftReply, Proposal
 from minedraft.v1 import drafter_pb2 as pb
 from minedraft.v1 import drafter_pb2_grpc as pb_grpc
 
@@ -27,19 +23,7 @@ class DrafterServicer(pb_grpc.DrafterServiceServicer):
 
     def __init__(self, stepper: Stepper[DraftItem, Proposal], desk: ChannelDesk, payload_bytes_per_draft: int) -> None:
         self._stepper = stepper
-        self._payload_bytes = payload_bytes_per_draft
-        self._channels = ChannelService(pb.DraftResponse, desk)
-        self._streams = Streams(
-            Duties(
-                pb.DraftResponse,
-                step=self._step,
-                release=stepper.release,
-                begin=desk.open_lease,
-                end=self._end,
-                channel=self._channels.answer,
-                chunk=self._channels.take,
-            )
-        )
+        self._streams = ModelStreams(pb.DraftResponse, stepper, desk, self._step, payload_bytes_per_draft)
 
     def register(self, server: grpc.aio.Server) -> None:
         pb_grpc.add_DrafterServiceServicer_to_server(self, server)
@@ -52,23 +36,13 @@ class DrafterServicer(pb_grpc.DrafterServiceServicer):
         request: pb.DrafterServiceGetInfoRequest,
         context: Context,
     ) -> pb.DrafterServiceGetInfoResponse:
-        state = await self._stepper.state()
-        return pb.DrafterServiceGetInfoResponse(model=write_model(self._stepper.info), state=write_state(state))
+        return pb.DrafterServiceGetInfoResponse(**await self._streams.info())
 
-    async def Draft(  # noqa: N802
-        self,
-        request_iterator: AsyncIterator[pb.DraftRequest],
-        context: Context,
-    ) -> None:
-        state = await self._stepper.state()
-        welcome = write_welcome(Welcome(self._stepper.info, state, self._channels.desk.facts, self._payload_bytes))
-        try:
-            await self._streams.serve(request_iterator, context.write, welcome)
-        except MinedraftError as error:
-            await context.abort(code_of(error), str(error))
+    async def Draft(self, request_iterator: AsyncIterator[pb.DraftRequest], context: Context) -> None:  # noqa: N802
+        await self._streams.serve(request_iterator, context)
 
     def _step(self, lease: str, step: pb.DraftStep) -> Awaitable[pb.DraftResponse]:
-        channels = self._channels.desk.for_step(lease, step.channel_id)
+        channels = self._streams.desk.for_step(lease, step.channel_id)
         outcome = self._stepper.step(lease, read_draft_items(step), channels)
 
         async def reply() -> pb.DraftResponse:
@@ -78,7 +52,3 @@ class DrafterServicer(pb_grpc.DrafterServiceServicer):
             )
 
         return reply()
-
-    def _end(self, lease: str) -> None:
-        self._stepper.release_lease(lease)
-        self._channels.desk.end_lease(lease)

@@ -7,15 +7,12 @@ from collections.abc import AsyncIterator, Awaitable
 import grpc
 
 from minedraft.channel.desk import ChannelDesk
-from minedraft.channel_service import ChannelService
 from minedraft.engine.stepper import Stepper
-from minedraft.errors import MinedraftError
-from minedraft.rpc.convert import write_model, write_state, write_tokenizer, write_welcome
+from minedraft.model_streams import ModelStreams
+from minedraft.rpc.convert import write_tokenizer
 from minedraft.rpc.convert_steps import read_verify_items, write_verify_reply
 from minedraft.rpc.server import Context
-from minedraft.rpc.status import code_of
-from minedraft.rpc.stream import Duties, Streams
-from minedraft.types import TokenizerFiles, Verdict, VerifyItem, VerifyReply, Welcome
+from minedraft.types import TokenizerFiles, Verdict, VerifyItem, VerifyReply
 from minedraft.v1 import verifier_pb2 as pb
 from minedraft.v1 import verifier_pb2_grpc as pb_grpc
 
@@ -28,18 +25,7 @@ class VerifierServicer(pb_grpc.VerifierServiceServicer):
     def __init__(self, stepper: Stepper[VerifyItem, Verdict], desk: ChannelDesk, tokenizer: TokenizerFiles) -> None:
         self._stepper = stepper
         self._tokenizer = write_tokenizer(tokenizer)
-        self._channels = ChannelService(pb.VerifyResponse, desk)
-        self._streams = Streams(
-            Duties(
-                pb.VerifyResponse,
-                step=self._step,
-                release=stepper.release,
-                begin=desk.open_lease,
-                end=self._end,
-                channel=self._channels.answer,
-                chunk=self._channels.take,
-            )
-        )
+        self._streams = ModelStreams(pb.VerifyResponse, stepper, desk, self._step)
 
     def register(self, server: grpc.aio.Server) -> None:
         pb_grpc.add_VerifierServiceServicer_to_server(self, server)
@@ -52,8 +38,7 @@ class VerifierServicer(pb_grpc.VerifierServiceServicer):
         request: pb.VerifierServiceGetInfoRequest,
         context: Context,
     ) -> pb.VerifierServiceGetInfoResponse:
-        state = await self._stepper.state()
-        return pb.VerifierServiceGetInfoResponse(model=write_model(self._stepper.info), state=write_state(state))
+        return pb.VerifierServiceGetInfoResponse(**await self._streams.info())
 
     async def GetTokenizer(  # noqa: N802
         self,
@@ -62,20 +47,11 @@ class VerifierServicer(pb_grpc.VerifierServiceServicer):
     ) -> pb.GetTokenizerResponse:
         return self._tokenizer
 
-    async def Verify(  # noqa: N802
-        self,
-        request_iterator: AsyncIterator[pb.VerifyRequest],
-        context: Context,
-    ) -> None:
-        state = await self._stepper.state()
-        welcome = write_welcome(Welcome(self._stepper.info, state, self._channels.desk.facts))
-        try:
-            await self._streams.serve(request_iterator, context.write, welcome)
-        except MinedraftError as error:
-            await context.abort(code_of(error), str(error))
+    async def Verify(self, request_iterator: AsyncIterator[pb.VerifyRequest], context: Context) -> None:  # noqa: N802
+        await self._streams.serve(request_iterator, context)
 
     def _step(self, lease: str, step: pb.VerifyStep) -> Awaitable[pb.VerifyResponse]:
-        channels = self._channels.desk.for_step(lease)
+        channels = self._streams.desk.for_step(lease)
         outcome = self._stepper.step(lease, read_verify_items(step), channels)
 
         async def reply() -> pb.VerifyResponse:
@@ -85,7 +61,3 @@ class VerifierServicer(pb_grpc.VerifierServiceServicer):
             )
 
         return reply()
-
-    def _end(self, lease: str) -> None:
-        self._stepper.release_lease(lease)
-        self._channels.desk.end_lease(lease)
