@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from coordinator.peers import ChannelState, DraftPeer, VerifyPeer
-from minedraft.channel.negotiate import candidates
+from minedraft.channel.negotiate import candidates, same_host
 from minedraft.config import MIB, CoordinatorSettings
 from minedraft.errors import ChannelError
 from minedraft.types import (
@@ -34,8 +34,10 @@ PAGE: Final = 4096
 NONCE_BYTES: Final = 64
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
+RETRY_SECONDS: Final = 15.0  # after every candidate failed its trial; facts do not change without a new connection
 STEADY_SECONDS: Final = 10.0  # a channel that lived this long is renewed without a pause
 AUTO: Final = "auto"
+PLAINTEXT: Final = frozenset({ChannelKind.GLOO, ChannelKind.NCCL})  # what they carry can be read on the network
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +124,12 @@ class ChannelKeeper:
             self._drafter.channel = ChannelState(note=needless, generation=self._generation)
             return
         passed_over: list[str] = []
+        tried = False
         for candidate in candidates(_facts(self._drafter), _facts(self._verifier), self._wanted):
-            if candidate.obstacle:
-                passed_over.append(f"{candidate.kind.value}: {candidate.obstacle}")
+            if reason := candidate.obstacle or self._exposure(candidate.kind):
+                passed_over.append(f"{candidate.kind.value}: {reason}")
                 continue
+            tried = True
             self._generation += 1
             spec = ChannelSpec(self._channel_id, self._generation, candidate.kind, slots, slot_bytes)
             try:
@@ -141,6 +145,20 @@ class ChannelKeeper:
                 self._use(spec, passed_over)
             return
         self._refuse(passed_over)
+        if tried:
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again, link)
+
+    def _try_again(self, link: Link) -> None:
+        """What failed its trial may have been a matter of the moment."""
+        if self._spec is None and self._link == link:
+            self._link = None
+            self._wake.set()
+
+    def _exposure(self, kind: ChannelKind) -> str:
+        """Why a channel that nobody asked for by name would undo the encryption that was asked for; "" otherwise."""
+        if self._wanted is not None or not self._settings.tls_ca:
+            return ""
+        return exposure(kind, _facts(self._drafter), _facts(self._verifier))
 
     def _use(self, spec: ChannelSpec, passed_over: list[str]) -> None:
         note = "asked for" if self._wanted else "; ".join(["the best that works", *passed_over])
@@ -209,6 +227,13 @@ class ChannelKeeper:
             self._ask_drafter(link, spec, ChannelAction.CLOSE),
             return_exceptions=True,
         )
+
+
+def exposure(kind: ChannelKind, drafter: HostFacts, verifier: HostFacts) -> str:
+    """Whether payloads would cross a network in plaintext, in words; "" when they would not."""
+    if kind in PLAINTEXT and not same_host(drafter, verifier):
+        return "it is not encrypted, and --tls-ca asks for encryption: ask for it by --channel if the network is safe"
+    return ""
 
 
 def _facts(peer: DraftPeer | VerifyPeer) -> HostFacts:

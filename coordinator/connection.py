@@ -16,10 +16,11 @@ import grpc
 import structlog
 
 from minedraft.config import MIB, CoordinatorSettings
-from minedraft.errors import ChannelError, PeerUnavailable, ProtocolError
+from minedraft.errors import ChannelError, PeerUnavailable, ProtocolError, SetupError
 from minedraft.generation import PeerInfo
 from minedraft.rpc.convert import read_state, read_welcome
 from minedraft.rpc.convert_channel import read_channel_answer, read_fault, write_channel_request
+from minedraft.rpc.credentials import ClientTls
 from minedraft.types import ChannelAnswer, ChannelFault, ChannelRequest, ModelInfo, ServiceState, Welcome
 from minedraft.v1 import common_pb2 as common
 
@@ -48,6 +49,7 @@ class Peer(Generic[Reply]):
         self.on_fault: Callable[[ChannelFault], None] = _nobody  # called when a tensor channel failed in a step
         self._channel_answers: dict[int, asyncio.Future[ChannelAnswer]] = {}
         self._settings = settings
+        self._tls = ClientTls.of(settings)
         self._connected = False
         self._came = asyncio.Event()
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
@@ -155,7 +157,7 @@ class Peer(Generic[Reply]):
             generation = self.generation
             try:
                 reason = await self._converse()
-            except (grpc.RpcError, ProtocolError, TimeoutError, OSError) as error:
+            except (grpc.RpcError, ProtocolError, SetupError, TimeoutError, OSError) as error:
                 reason = _short(error)
             except Exception as error:  # a peer is called again whatever ended the last call
                 reason = _short(error)
@@ -168,7 +170,7 @@ class Peer(Generic[Reply]):
 
     async def _converse(self) -> str:
         """One stream from its welcome to its end. Returns or raises why it ended."""
-        async with grpc.aio.insecure_channel(self.address, options=_options(self._settings)) as channel:
+        async with self._tls.aio_channel(self.address, _options(self._settings)) as channel:
             call = self._open(channel)
             tasks: list[asyncio.Task[Any]] = []
             try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,15 +13,20 @@ import structlog
 
 import minedraft
 from coordinator.channel import ChannelKeeper
+from coordinator.clients import Clients, client_at
 from coordinator.coordinator import Coordinator
+from coordinator.memory import keep_small, trimmer
 from coordinator.peers import DraftPeer, VerifyPeer
 from coordinator.request import Sink
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
 from minedraft.generation import Output
 from minedraft.rpc.convert_public import read_request, write_output, write_server
+from minedraft.rpc.credentials import ClientTls
+from minedraft.rpc.gate import CALLER, TokenGate
 from minedraft.rpc.server import Context, Server
 from minedraft.rpc.status import code_of
+from minedraft.rpc.tokens import Tokens
 from minedraft.v1 import generation_pb2 as pb
 from minedraft.v1 import generation_pb2_grpc as pb_grpc
 
@@ -36,8 +42,10 @@ NO_DRAFTER = "none"
 class GenerationServicer(pb_grpc.GenerationServiceServicer):
     """Until a verifier has been seen there is no coordinator, and requests are UNAVAILABLE."""
 
-    def __init__(self, verifier: str) -> None:
+    def __init__(self, verifier: str, clients: Clients | None = None) -> None:
+        """`clients` has the limits of each client; None: there are none."""
         self._verifier = verifier
+        self._clients = Clients() if clients is None else clients
         self.coordinator: Coordinator | None = None
         self.waits: Waits | None = None  # there when somebody looks at the metrics
 
@@ -85,10 +93,17 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         finally:
             wait.end()
 
-    def _running(self, request: pb.GenerateRequest, context: Context) -> AbstractAsyncContextManager[Sink]:
+    @asynccontextmanager
+    async def _running(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[Sink]:
+        """A request that counts for its client, whose name is in every log line of this task."""
         if self.coordinator is None:
             raise PeerUnavailable(f"no verifier has been seen yet at {self._verifier}")
-        return self.coordinator.running(read_request(request), context.time_remaining())
+        name = CALLER.get()
+        if name:
+            structlog.contextvars.bind_contextvars(client=name)
+        with self._clients.request(name or client_at(context.peer())):
+            async with self.coordinator.running(read_request(request), context.time_remaining()) as sink:
+                yield sink
 
 
 class CoordinatorService:
@@ -96,7 +111,7 @@ class CoordinatorService:
 
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._settings = settings
-        self._servicer = GenerationServicer(settings.verifier)
+        self._servicer = GenerationServicer(settings.verifier, Clients.of(settings))
         self._server: Server | None = None
         self._verifier = VerifyPeer(settings.verifier, settings)
         self._drafter = (
@@ -104,16 +119,22 @@ class CoordinatorService:
         )
         self._channel = ChannelKeeper(self._drafter, self._verifier, settings) if self._drafter else None
         self._opening: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Serve; return the address. Raises SetupError when the port is taken."""
-        self._server = server = Server(self._settings, [FULL_NAME])
+        """Serve; return the address. Raises SetupError when the port is taken or a file of secrets cannot be used."""
+        ClientTls.of(self._settings).check()
+        path = self._settings.token_file
+        guards = [TokenGate(Tokens(Path(path)))] if path else []
+        self._server = server = Server(self._settings, [FULL_NAME], guards)
         server.add(self._servicer.register)
         await server.start()
         for part in (self._channel, self._verifier, self._drafter):
             if part is not None:
                 part.start()
         self._opening = asyncio.create_task(self._open(server))
+        if give_back := trimmer():
+            self._tidying = asyncio.create_task(keep_small(give_back))
         return server.address
 
     def collectors(self) -> Sequence[Collector]:
@@ -128,8 +149,9 @@ class CoordinatorService:
 
     async def stop(self) -> None:
         """Refuse new requests, let running ones finish within the grace period, then end."""
-        if self._opening is not None:
-            self._opening.cancel()
+        for task in (self._opening, self._tidying):
+            if task is not None:
+                task.cancel()
         if self._server is not None:
             await self._server.leaving()
             if self._servicer.coordinator is not None:

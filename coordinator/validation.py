@@ -58,6 +58,9 @@ class Rules:
             raise InvalidRequest(field, "the prompt is empty; at least 1 token is needed")
         if min(prompt_ids) < 0 or max(prompt_ids) >= self.target.vocab_size:
             raise InvalidRequest(field, f"token ids must be in [0, {self.target.vocab_size})")
+        most = self.settings.max_prompt_tokens
+        if most and len(prompt_ids) > most:
+            raise InvalidRequest(field, f"{len(prompt_ids)} tokens; at most {most}, the limit max_prompt_tokens")
         if len(prompt_ids) >= self.target.max_len:
             raise InvalidRequest(
                 field, f"{len(prompt_ids)} tokens; at most {self.target.max_len - 1} leave room for one more"

@@ -5,7 +5,12 @@
             print(piece.text, end="")
 
 Every call raises the family of `minedraft.errors`: InvalidRequest, Overloaded, PeerUnavailable, DeadlineExceeded,
-RequestCancelled or InternalError.
+RequestCancelled, Unauthenticated or InternalError.
+
+Both clients take the same options. `token` is sent with every call, under TLS or within this machine only. `ca` is a
+PEM file of the authorities to believe, or "system", and switches TLS on; `cert` and `key` are PEM files for servers
+that want a certificate, `server_name` the name that the server's must carry where that is not the host. Files are read
+once: a client made after a rotation has the new ones. Wrong ones raise SetupError at once.
 """
 # ruff: noqa: ASYNC109  # a call's deadline is gRPC's own, and reaches the server
 
@@ -14,16 +19,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, Final, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from minedraft.config import MIB
-from minedraft.errors import DeadlineExceeded, InvalidRequest, MinedraftError, PeerUnavailable
+from minedraft.errors import DeadlineExceeded, InvalidRequest, MinedraftError, PeerUnavailable, SetupError
 from minedraft.generation import GenerateRequest, Output, ServerInfo
 from minedraft.rpc import convert_public as convert
+from minedraft.rpc.credentials import ClientTls, may_carry_token
 from minedraft.rpc.status import error_of
+from minedraft.rpc.tokens import SHORTEST, TOKEN
 from minedraft.v1 import generation_pb2 as pb
 from minedraft.v1 import generation_pb2_grpc as pb_grpc
 
@@ -42,16 +50,29 @@ OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
 )
+HANDSHAKE: Final = "handshake failed"
+LONGEST_REASON: Final = 200  # characters of what OpenSSL says
 NO_CONNECTION: Final = ("failed to connect", "dns resolution failed", "connection refused", "name resolution")
 
 
 class AsyncClient:
     """One connection to a server, for one event loop. Many calls may run at once."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str = "",
+        ca: str | Path = "",
+        cert: str | Path = "",
+        key: str | Path = "",
+        server_name: str = "",
+    ) -> None:
         """`address` is HOST:PORT. Nothing is sent before the first call."""
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        tls = ClientTls(str(ca), str(cert), str(key), server_name)
+        self._metadata = _metadata(address, tls, token)
+        self._channel = tls.aio_channel(address, OPTIONS)
         self._service = pb_grpc.GenerationServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # its type stubs have no methods
 
@@ -71,7 +92,7 @@ class AsyncClient:
         `timeout` is in seconds for the whole generation. Closing the iterator, or cancelling the task that reads it,
         cancels the request at the server.
         """
-        call = self._service.Generate(_written(request), timeout=timeout)
+        call = self._service.Generate(_written(request), timeout=timeout, metadata=self._metadata)
         try:
             async for message in call:
                 yield convert.read_output(message)
@@ -84,7 +105,7 @@ class AsyncClient:
         """The whole output in one piece."""
         message = pb.CompleteRequest(generate=_written(request))
         try:
-            response = await self._service.Complete(message, timeout=timeout)
+            response = await self._service.Complete(message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_output(response.output)
@@ -92,7 +113,9 @@ class AsyncClient:
     async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """The models, the lanes, the limits and what happened so far."""
         try:
-            response = await self._service.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+            response = await self._service.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=timeout, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_server(response)
@@ -130,10 +153,21 @@ class AsyncClient:
 class Client:
     """`AsyncClient` for programs without an event loop. May be used from several threads."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str = "",
+        ca: str | Path = "",
+        cert: str | Path = "",
+        key: str | Path = "",
+        server_name: str = "",
+    ) -> None:
         """`address` is HOST:PORT. Nothing is sent before the first call."""
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        tls = ClientTls(str(ca), str(cert), str(key), server_name)
+        self._metadata = _metadata(address, tls, token)
+        self._channel = tls.channel(address, OPTIONS)
         self._service = pb_grpc.GenerationServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # its type stubs have no methods
 
@@ -149,7 +183,7 @@ class Client:
 
     def generate(self, request: GenerateRequest, *, timeout: float | None = None) -> Iterator[Output]:
         """See `AsyncClient.generate`. Leaving the loop early cancels the request at the server."""
-        call = self._service.Generate(_written(request), timeout=timeout)
+        call = self._service.Generate(_written(request), timeout=timeout, metadata=self._metadata)
         try:
             for message in call:
                 yield convert.read_output(message)
@@ -162,7 +196,7 @@ class Client:
         """See `AsyncClient.complete`."""
         message = pb.CompleteRequest(generate=_written(request))
         try:
-            response = self._service.Complete(message, timeout=timeout)
+            response = self._service.Complete(message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_output(response.output)
@@ -170,7 +204,7 @@ class Client:
     def server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """See `AsyncClient.server_info`."""
         try:
-            response = self._service.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+            response = self._service.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_server(response)
@@ -213,6 +247,17 @@ def awaited_peer(info: ServerInfo, drafter: bool) -> str:
     return ""
 
 
+def _metadata(address: str, tls: ClientTls, token: str) -> tuple[tuple[str, str], ...]:
+    """What goes with every call. Raises SetupError for a token that others could read on its way."""
+    if not token:
+        return ()
+    if not may_carry_token(address, tls):
+        raise SetupError(f"a token is not sent to {address} in plaintext: give a `ca` (--tls-ca) for TLS")
+    if not TOKEN.fullmatch(token) or len(token) < SHORTEST:
+        raise SetupError(f"token: at least {SHORTEST} letters, digits and characters of ._~+/-")
+    return (("authorization", f"Bearer {token}"),)
+
+
 def _written(request: GenerateRequest) -> pb.GenerateRequest:
     """The message for a request. Raises InvalidRequest for numbers that the wire cannot carry: a seed below 0."""
     try:
@@ -224,6 +269,9 @@ def _written(request: GenerateRequest) -> pb.GenerateRequest:
 def _translated(address: str, error: grpc.RpcError) -> MinedraftError:
     """The family's error. A server that cannot be reached is told apart from one that says UNAVAILABLE itself."""
     meant = error_of(error)
+    if isinstance(meant, PeerUnavailable) and HANDSHAKE in str(meant).lower():
+        reason = str(meant)[str(meant).lower().index(HANDSHAKE) + len(HANDSHAKE) :].strip(": ")
+        return PeerUnavailable(f"no TLS connection to {address}: {reason[:LONGEST_REASON]}")
     if isinstance(meant, PeerUnavailable) and any(words in str(meant).lower() for words in NO_CONNECTION):
         return PeerUnavailable(f"no server can be reached at {address}")
     return meant

@@ -24,8 +24,8 @@ AttentionName = Literal["auto", "sdpa", "flash_attn"]
 DraftLawName = Literal["point_mass", "top_m", "dense"]
 
 
-class ServiceSettings(BaseSettings):
-    """What every service takes."""
+class ProcessSettings(BaseSettings):
+    """What every process takes."""
 
     model_config = SettingsConfigDict(
         env_prefix="MINEDRAFT_", frozen=True, extra="ignore", cli_kebab_case=True, cli_implicit_flags=True,
@@ -53,6 +53,47 @@ class ServiceSettings(BaseSettings):
         if not (host and colon and port.isdigit() and int(port) < 65536):
             raise ValueError(f"{value!r} is not HOST:PORT")
         return value
+
+
+class ServiceSettings(ProcessSettings):
+    """What every gRPC service takes: its certificate, and how much one connection may ask of it."""
+
+    tls_cert: str = Field(
+        "", description="PEM file of this service's certificate chain, read again when it changes; empty: no TLS"
+    )
+    tls_key: str = Field("", description="PEM file of the certificate's private key")
+    tls_client_ca: str = Field(
+        "", description="PEM file of the authorities whose certificates clients must show; empty: clients need none"
+    )
+    max_concurrent_streams: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(
+        1000, description="calls at once on one connection"
+    )
+    max_connections: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(
+        900, description="connections at once; more are refused. Keep it below the limit of open files, often 1024"
+    )
+    handshake_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        10.0, description="a connection that has not said hello by then is closed"
+    )
+    max_connection_idle_seconds: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
+        900.0, description="a connection without a call for this long is closed; 0: never"
+    )
+    max_connection_age_seconds: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
+        0.0, description="after this long clients are asked to connect anew, while running calls go on; 0: never"
+    )
+
+
+class DialSettings(BaseSettings):
+    """How a process shows itself to the servers that it calls, and which of them it believes."""
+
+    tls_ca: str = Field(
+        "", description="PEM file of the authorities that servers called must be certified by, or `system`; empty: "
+        "no TLS"
+    )  # fmt: skip
+    tls_client_cert: str = Field("", description="PEM file of the certificate to show to servers called")
+    tls_client_key: str = Field("", description="PEM file of that certificate's private key")
+    tls_server_name: str = Field(
+        "", description="name that certificates of servers called must carry; empty: the host that was called"
+    )
 
 
 class EngineSettings(ServiceSettings):
@@ -122,7 +163,7 @@ class DrafterSettings(EngineSettings):
     ngram_min: Annotated[int, Field(ge=1, le=16)] = Field(1, description="shortest n-gram looked up")
 
 
-class CoordinatorSettings(ServiceSettings):
+class CoordinatorSettings(DialSettings, ServiceSettings):
     """python -m coordinator"""
 
     listen: str = Field("127.0.0.1:50050", description="address to serve on, HOST:PORT; port 0 takes a free one")
@@ -158,9 +199,21 @@ class CoordinatorSettings(ServiceSettings):
     )
     max_stop_strings: Annotated[int, Field(ge=0)] = Field(16, description="stop strings a request at most")
     max_logprobs: Annotated[int, Field(ge=0)] = Field(20, description="alternatives a token at most")
+    max_prompt_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="tokens of a prompt at most; 0: what the target can hold"
+    )
+    token_file: str = Field(
+        "", description="file of bearer tokens, one a line, read again when it changes; empty: everyone may ask"
+    )
+    max_requests_per_client: Annotated[int, Field(ge=0)] = Field(
+        0, description="requests that one client may have running or waiting at once; 0: no limit of its own"
+    )
+    requests_per_minute: Annotated[int, Field(ge=0)] = Field(
+        0, description="requests that one client may begin in a minute, evenly after a burst of as many; 0: no limit"
+    )
 
 
-class HttpSettings(ServiceSettings):
+class HttpSettings(ProcessSettings):
     """python -m minedraft.http"""
 
     listen: str = Field("127.0.0.1:8000", description="address to serve on, HOST:PORT; port 0 takes a free one")
@@ -176,13 +229,14 @@ class HttpSettings(ServiceSettings):
     max_choices: Annotated[int, Field(ge=1)] = Field(128, description="choices a request at most: prompts times n")
 
 
-class CliSettings(BaseSettings):
+class CliSettings(DialSettings):
     """What the command line takes from the environment. Its flags, where it has them, win."""
 
     model_config = SettingsConfigDict(env_prefix="MINEDRAFT_", frozen=True, extra="ignore")
 
     home: Path = Field(default=Path("~/.cache/minedraft"), description="folder that fetched models are kept in")
     address: str = Field(default="127.0.0.1:50050", description="address of the server that clients call")
+    token_file: str = Field(default="", description="file whose first token is sent to the server")
 
     @property
     def demo_folder(self) -> Path:
@@ -195,7 +249,7 @@ def environment_for_services() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.upper().startswith("MINEDRAFT_")}
 
 
-S = TypeVar("S", bound=ServiceSettings)
+S = TypeVar("S", bound=ProcessSettings)
 
 
 def load(kind: type[S], program: str, arguments: Sequence[str]) -> S:

@@ -49,3 +49,7 @@ class InternalError(MinedraftError):
 
 class SetupError(MinedraftError):
     """The process cannot start as configured: one line on stderr that says what to do, exit code 2."""
+
+
+class Unauthenticated(SetupError):
+    """The caller showed no token, a wrong one or an expired one: UNAUTHENTICATED. Never repeats what was shown."""

@@ -13,7 +13,7 @@ import structlog
 import uvloop
 
 from minedraft import config
-from minedraft.config import ServiceSettings
+from minedraft.config import ProcessSettings
 from minedraft.errors import SetupError
 from minedraft.telemetry import logs
 
@@ -40,7 +40,7 @@ class Service(Protocol):
         """Let running work finish within the grace period, then end."""
 
 
-S = TypeVar("S", bound=ServiceSettings)
+S = TypeVar("S", bound=ProcessSettings)
 
 
 def main(program: str, kind: type[S], build: Callable[[S], Service], arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ async def _serve(settings: S, build: Callable[[S], Service]) -> None:
             endpoint.stop()
 
 
-def _metrics_endpoint(settings: ServiceSettings, service: Service) -> MetricsEndpoint | None:
+def _metrics_endpoint(settings: ProcessSettings, service: Service) -> MetricsEndpoint | None:
     if not settings.metrics:
         return None
     from minedraft.telemetry.metrics import MetricsEndpoint

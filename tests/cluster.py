@@ -62,10 +62,11 @@ async def cluster(
     *,
     model: dict[str, Any] | None = None,
     drafter: dict[str, Any] | None = None,
+    client: dict[str, Any] | None = None,
     **coordinator: Any,
 ) -> AsyncIterator[Cluster]:
-    """Serve `target` with `draft` (a folder, "ngram", or None). `model` and `drafter` are engine settings, the rest the
-    coordinator's."""
+    """Serve `target` with `draft` (a folder, "ngram", or None). `model` and `drafter` are engine settings, `client` the
+    options of the client, the rest the coordinator's settings. TLS is among them: see `tests.certificates`."""
     engine = {"grace_seconds": 0.2, "threads": 1, "self_check": False, "num_blocks": 512} | (model or {})
     verifier_settings = VerifierSettings(model=str(target), listen=ANYWHERE, **engine)
     verifier = verifier_main.build(verifier_settings)
@@ -83,11 +84,11 @@ async def cluster(
         coordinator_service = build_coordinator(CoordinatorSettings(listen=ANYWHERE, **(settings | coordinator)))
         running.append(coordinator_service)
         address = await coordinator_service.start()
-        async with AsyncClient(address) as client:
-            await client.wait_ready(30)
+        async with AsyncClient(address, **(client or {})) as caller:
+            await caller.wait_ready(30)
             yield (
                 here := Cluster(
-                    client,
+                    caller,
                     coordinator_service,
                     drafter_service,
                     verifier,

@@ -15,8 +15,14 @@ from minedraft.cli.options import (
     Seed,
     System,
     Temperature,
+    TlsCa,
+    TlsClientCert,
+    TlsClientKey,
+    TlsServerName,
+    TokenFile,
     TopK,
     TopP,
+    access_of,
     sampling_of,
     server_address,
 )
@@ -31,6 +37,11 @@ HELP: Final = "/reset forgets the conversation, Ctrl-C stops an answer, Ctrl-D l
 
 def chat(
     address: Address = None,
+    token_file: TokenFile = None,
+    tls_ca: TlsCa = None,
+    tls_client_cert: TlsClientCert = None,
+    tls_client_key: TlsClientKey = None,
+    tls_server_name: TlsServerName = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -48,7 +59,8 @@ def chat(
     )
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # line editing and history for input()
-    with Client(server_address(address)) as client:
+    access = access_of(token_file, tls_ca, tls_client_cert, tls_client_key, tls_server_name)
+    with access.client(server_address(address)) as client:
         info = client.wait_ready(10.0)
         notes.print(f"{info.target.model_id if info.target else 'model'} at {client.address}; {HELP}", style="dim")
         Conversation(client, sampling, system).run()

@@ -20,13 +20,18 @@ from minedraft.cli.options import (
     Stop,
     System,
     Temperature,
+    TlsCa,
+    TlsClientCert,
+    TlsClientKey,
+    TlsServerName,
+    TokenFile,
     TopK,
     TopP,
+    access_of,
     prompt_of,
     sampling_of,
     server_address,
 )
-from minedraft.client import Client
 from minedraft.generation import GenerateRequest
 from minedraft.types import TokenLogprobs
 
@@ -35,6 +40,11 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="the prompt; - reads it from stdin")],
     as_json: AsJson = False,
     address: Address = None,
+    token_file: TokenFile = None,
+    tls_ca: TlsCa = None,
+    tls_client_cert: TlsClientCert = None,
+    tls_client_key: TlsClientKey = None,
+    tls_server_name: TlsServerName = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
@@ -59,7 +69,8 @@ def generate(
         stop=stop, logprobs=logprobs,
     )  # fmt: skip
     request = GenerateRequest(prompt_of(text, raw=raw, system=system), sampling, max_draft_tokens=max_draft_tokens)
-    with Client(server_address(address)) as client:
+    access = access_of(token_file, tls_ca, tls_client_cert, tls_client_key, tls_server_name)
+    with access.client(server_address(address)) as client:
         answer = read_answer(client.generate(request), (lambda _: None) if as_json else write_text)
     if as_json:
         write_json(answer.fields())

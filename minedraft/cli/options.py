@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from minedraft.cli.access import Access
 from minedraft.config import CliSettings
 from minedraft.generation import Chat, ChatMessage, Prompt, Text
+from minedraft.rpc.tokens import first_secret
 from minedraft.types import SamplingParams
 
 CONNECTION = "Connection"
@@ -18,6 +21,37 @@ Address = Annotated[
     typer.Option(
         metavar="HOST:PORT",
         help="the server; default: MINEDRAFT_ADDRESS or 127.0.0.1:50050",
+        rich_help_panel=CONNECTION,
+    ),
+]
+TokenFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="file whose first token is sent to the server; default: MINEDRAFT_TOKEN_FILE",
+        rich_help_panel=CONNECTION,
+    ),
+]
+TlsCa = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="TLS, with servers certified by these authorities (PEM), or `system`; default: MINEDRAFT_TLS_CA",
+        rich_help_panel=CONNECTION,
+    ),
+]
+TlsClientCert = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="certificate to show to the server (PEM)", rich_help_panel=CONNECTION),
+]
+TlsClientKey = Annotated[
+    str | None, typer.Option(metavar="FILE", help="its private key (PEM)", rich_help_panel=CONNECTION)
+]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="name that the server's certificate carries; default: the host of the address",
         rich_help_panel=CONNECTION,
     ),
 ]
@@ -48,6 +82,25 @@ MaxDraftTokens = Annotated[
     int | None, typer.Option(min=0, help="drafts a round at most for this request; 0 switches speculation off")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else on stdout")]
+
+
+def access_of(
+    token_file: str | None = None,
+    tls_ca: str | None = None,
+    tls_client_cert: str | None = None,
+    tls_client_key: str | None = None,
+    tls_server_name: str | None = None,
+) -> Access:
+    """From flags, else from the environment. Raises SetupError for a token file that cannot be used."""
+    settings = CliSettings()
+    path = settings.token_file if token_file is None else token_file
+    return Access(
+        token=first_secret(Path(path)) if path else "",
+        ca=settings.tls_ca if tls_ca is None else tls_ca,
+        cert=settings.tls_client_cert if tls_client_cert is None else tls_client_cert,
+        key=settings.tls_client_key if tls_client_key is None else tls_client_key,
+        server_name=settings.tls_server_name if tls_server_name is None else tls_server_name,
+    )
 
 
 def server_address(given: str | None) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from minedraft.cli.access import NO_PROTECTION, Protection
 from minedraft.cli.demo_model import DEMO, draft_path, model_path
 from minedraft.cli.service import Log, ServiceProcess
-from minedraft.client import Client
 from minedraft.errors import PeerUnavailable, SetupError
 from minedraft.generation import ServerInfo
 
@@ -42,6 +42,7 @@ class StackOptions:
     lane_size: int = 16
     listen: str = ANY_PORT  # the coordinator's address; the model services take free ports of this machine
     http: str = ""  # the HTTP door's address; "" for no door
+    protection: Protection = NO_PROTECTION  # of the coordinator; the model services listen on loopback
     simulate: str = ""
     threads_verifier: int = 0  # 0: half of the cores, at least 1
     threads_drafter: int = 0
@@ -144,7 +145,10 @@ class Stack:
         for. Raises SetupError with the words of the service that could not start. Call `stop` in any case.
         """
         _check_free("--listen", self._options.listen)
+        self._options.protection.access()
         if self._options.http:
+            if self._options.protection:
+                raise SetupError("--http: the door cannot call a coordinator with --tls-cert or --token-file")
             _check_free("--http", self._options.http)
         deadline = time.monotonic() + self._options.ready_seconds
         models = [process for process in (self.verifier_process, self.drafter_process) if process]
@@ -188,7 +192,7 @@ class Stack:
                 process.kill()
 
     def _wait_ready(self, coordinator: ServiceProcess, deadline: float) -> ServerInfo:
-        with Client(coordinator.address) as client:
+        with self._options.protection.client(coordinator.address) as client:
             while True:
                 if coordinator.ended:
                     coordinator.wait_announced(0)
@@ -208,6 +212,7 @@ class Stack:
             *("--lane-size", str(options.lane_size)),
             *("--draft-tokens", str(options.draft_tokens)),
             *("--channel", options.channel),
+            *options.protection.flags(),
             *_common_flags(options),
             *options.coordinator_flags,
         ]

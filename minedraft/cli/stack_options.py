@@ -12,6 +12,7 @@ from minedraft.errors import SetupError
 MODELS = "Models and devices"
 LANES = "Lanes"
 ONE_SERVICE = "Flags for one service alone"
+PROTECTION = "Who may call the coordinator"
 
 Target = Annotated[
     str,
@@ -87,6 +88,62 @@ HttpFlags = Annotated[
     str, typer.Option(metavar="FLAGS", help="e.g. '--api-key-file keys.txt'", rich_help_panel=ONE_SERVICE)
 ]
 ReadySeconds = Annotated[float, typer.Option(min=1, help="give up when nothing serves after this many seconds")]
+ServerTokenFile = Annotated[
+    str,
+    typer.Option(
+        "--token-file", metavar="FILE", help="clients must send a token of this file", rich_help_panel=PROTECTION
+    ),
+]
+ServerCert = Annotated[
+    str,
+    typer.Option(
+        "--tls-cert", metavar="FILE", help="the coordinator's certificate (PEM): TLS", rich_help_panel=PROTECTION
+    ),
+]
+ServerKey = Annotated[
+    str,
+    typer.Option("--tls-key", metavar="FILE", help="its private key (PEM)", rich_help_panel=PROTECTION),
+]
+ServerClientCa = Annotated[
+    str,
+    typer.Option(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="clients must show a certificate of these authorities (PEM)",
+        rich_help_panel=PROTECTION,
+    ),
+]
+OwnCa = Annotated[
+    str,
+    typer.Option(
+        "--tls-ca",
+        metavar="FILE",
+        help="authorities that this command believes the coordinator by (PEM)",
+        rich_help_panel=PROTECTION,
+    ),
+]
+OwnCert = Annotated[
+    str,
+    typer.Option(
+        "--tls-client-cert",
+        metavar="FILE",
+        help="certificate that this command shows to the coordinator (PEM)",
+        rich_help_panel=PROTECTION,
+    ),
+]
+OwnKey = Annotated[
+    str,
+    typer.Option("--tls-client-key", metavar="FILE", help="its private key (PEM)", rich_help_panel=PROTECTION),
+]
+OwnServerName = Annotated[
+    str,
+    typer.Option(
+        "--tls-server-name",
+        metavar="NAME",
+        help="name in the coordinator's certificate; default: the host of --listen",
+        rich_help_panel=PROTECTION,
+    ),
+]
 
 
 def split(option: str, flags: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from minedraft.cli import models
+from minedraft.cli.access import Protection
 from minedraft.cli.display import LogLines, notes, write_json
 from minedraft.cli.stack import Stack, StackOptions
 from minedraft.cli.stack_options import (
@@ -29,8 +30,16 @@ from minedraft.cli.stack_options import (
     Lanes,
     LaneSize,
     MaxLen,
+    OwnCa,
+    OwnCert,
+    OwnKey,
+    OwnServerName,
     ReadySeconds,
     SelfCheck,
+    ServerCert,
+    ServerClientCa,
+    ServerKey,
+    ServerTokenFile,
     Simulate,
     Target,
     ThreadsDrafter,
@@ -72,6 +81,14 @@ def up(
     draft_tokens: DraftTokens = 4,
     lane_size: LaneSize = 16,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="address that clients call")] = "127.0.0.1:50050",
+    token_file: ServerTokenFile = "",
+    tls_cert: ServerCert = "",
+    tls_key: ServerKey = "",
+    tls_client_ca: ServerClientCa = "",
+    tls_ca: OwnCa = "",
+    tls_client_cert: OwnCert = "",
+    tls_client_key: OwnKey = "",
+    tls_server_name: OwnServerName = "",
     http: Http = "",
     simulate: Simulate = "",
     dtype: DType = "auto",
@@ -100,7 +117,11 @@ def up(
 
     Example: minedraft up --target demo --draft ngram
     """
+    protection = Protection(
+        token_file, tls_cert, tls_key, tls_client_ca, tls_ca, tls_client_cert, tls_client_key, tls_server_name
+    )
     options = StackOptions(
+        protection=protection,
         target="" if simulate else target, draft=draft, lanes=lanes, draft_tokens=draft_tokens, lane_size=lane_size,
         listen=listen, http=http, simulate=simulate, threads_verifier=threads_verifier, threads_drafter=threads_drafter,
         dtype=dtype, draft_dtype=draft_dtype, device=device, max_len=max_len, self_check=self_check,

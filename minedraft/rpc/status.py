@@ -17,6 +17,7 @@ from minedraft.errors import (
     PeerUnavailable,
     ProtocolError,
     RequestCancelled,
+    Unauthenticated,
 )
 
 CODES: Final[dict[type[MinedraftError], grpc.StatusCode]] = {
@@ -28,6 +29,7 @@ CODES: Final[dict[type[MinedraftError], grpc.StatusCode]] = {
     ChannelError: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     RequestCancelled: grpc.StatusCode.CANCELLED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     InternalError: grpc.StatusCode.INTERNAL,
 }
 KINDS: Final[dict[grpc.StatusCode, type[MinedraftError]]] = {
@@ -35,6 +37,7 @@ KINDS: Final[dict[grpc.StatusCode, type[MinedraftError]]] = {
     grpc.StatusCode.UNAVAILABLE: PeerUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: RequestCancelled,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
 }
 
 

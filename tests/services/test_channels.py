@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from coordinator import channel as keeper
 from minedraft.channel.shm import ShmReceiver, ShmSender
 from minedraft.errors import ChannelError
 from minedraft.generation import PeerInfo
@@ -112,6 +113,25 @@ async def test_a_channel_that_brings_other_bytes_is_not_used(
     monkeypatch.setattr(ShmReceiver, "receive", lambda self, ref: honest(self, ref) + 1)
     async with services(models, "shm", tmp_path) as here:
         assert "other bytes" in (await drafter(here)).refusal
+
+
+async def test_what_failed_its_trial_is_tried_again(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, offers = ShmReceiver.offer, [0]
+
+    def offer(self: ShmReceiver) -> bytes:
+        offers[0] += 1
+        if offers[0] == 1:
+            raise ChannelError("the folder is full")
+        return honest(self)
+
+    monkeypatch.setattr(ShmReceiver, "offer", offer)
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.3)
+    async with services(models, "shm", tmp_path) as here:
+        assert "the folder is full" in (await drafter(here)).refusal
+        await until(lambda: _renewed(here, 2))
+        assert (await drafter(here)).connected
 
 
 async def test_a_lost_payload_costs_drafts_and_the_channel_is_renewed(

@@ -14,12 +14,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from minedraft.cli import models
+from minedraft.cli.access import Access
 from minedraft.cli.bench import load, prompts
 from minedraft.cli.bench.load import Load, Trace
 from minedraft.cli.bench.report import report
 from minedraft.cli.bench.table import table
 from minedraft.cli.display import LogLines, notes, status, write_json
-from minedraft.cli.options import AsJson, Raw, Seed, Temperature, TopK, TopP, prompt_of, sampling_of
+from minedraft.cli.options import (
+    AsJson,
+    Raw,
+    Seed,
+    Temperature,
+    TlsCa,
+    TlsClientCert,
+    TlsClientKey,
+    TlsServerName,
+    TokenFile,
+    TopK,
+    TopP,
+    access_of,
+    prompt_of,
+    sampling_of,
+)
 from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
 from minedraft.cli.stack_options import (
     Channel,
@@ -41,7 +57,6 @@ from minedraft.cli.stack_options import (
     VerifierFlags,
     split,
 )
-from minedraft.client import AsyncClient
 from minedraft.errors import SetupError
 from minedraft.generation import GenerateRequest, ServerInfo
 
@@ -107,6 +122,11 @@ def bench(
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="measure this server instead of a stack of its own")
     ] = None,
+    token_file: TokenFile = None,
+    tls_ca: TlsCa = None,
+    tls_client_cert: TlsClientCert = None,
+    tls_client_key: TlsClientKey = None,
+    tls_server_name: TlsServerName = None,
     concurrency: Annotated[int, typer.Option(min=1, help="requests in flight", rich_help_panel=LOAD)] = 16,
     requests: Annotated[
         int | None, typer.Option(min=1, help="requests in all; default: 4 for each in flight", rich_help_panel=LOAD)
@@ -170,8 +190,11 @@ def bench(
     )  # fmt: skip
     if address and simulate:
         raise SetupError("--address and --simulate: give one of them, a running server or a stack of its own")
+    access = Access()
+    if address:
+        access = access_of(token_file, tls_ca, tls_client_cert, tls_client_key, tls_server_name)
     with nullcontext(address) if address else _own_stack(options, verbose) as where:
-        measured = uvloop.run(_measure(where, built, what))
+        measured = uvloop.run(_measure(where, access, built, what))
     fields = {
         "settings": {
             "address": address,
@@ -207,8 +230,8 @@ def _own_stack(options: StackOptions, verbose: bool) -> Iterator[str]:
         stack.stop()
 
 
-async def _measure(address: str, requests: list[GenerateRequest], what: LoadOptions) -> Load:
-    async with AsyncClient(address) as client:
+async def _measure(address: str, access: Access, requests: list[GenerateRequest], what: LoadOptions) -> Load:
+    async with access.async_client(address) as client:
         await client.wait_ready(30.0)
         await load.warm_up(client, requests[: what.warmup], what.concurrency)
         with _progress(what.requests) as step:
