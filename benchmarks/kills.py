@@ -50,7 +50,8 @@ class Outcome:
     kills: int
     requests: int
     wrong_tokens: int
-    stuck_requests: int
+    stuck_requests: int  # that failed, or took longer than REQUEST_SECONDS
+    stuck_because: tuple[str, ...]
     leaked_segments: int
     channels_opened: int
     payloads: int
@@ -64,7 +65,8 @@ class Load:
     def __init__(self, client: AsyncClient, right: dict[tuple[int, ...], tuple[int, ...]]) -> None:
         self._client = client
         self._right = right
-        self.requests = self.wrong_tokens = self.stuck = 0
+        self.requests = self.wrong_tokens = 0
+        self.stuck: list[str] = []  # why each request that did not end well did not
         self.over = False
 
     async def run(self, prompt: tuple[int, ...]) -> None:
@@ -72,8 +74,8 @@ class Load:
             try:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     output = await self._client.complete(GenerateRequest(TokenIds(prompt), SAMPLING))
-            except (TimeoutError, MinedraftError):
-                self.stuck += 1
+            except (TimeoutError, MinedraftError) as error:
+                self.stuck.append(f"{type(error).__name__}: {error}")
                 continue
             self.requests += 1
             right = self._right[prompt]
@@ -124,7 +126,8 @@ def run(setting: Setting) -> Outcome:
                 kills=setting.kills,
                 requests=load.requests,
                 wrong_tokens=load.wrong_tokens,
-                stuck_requests=load.stuck,
+                stuck_requests=len(load.stuck),
+                stuck_because=tuple(load.stuck),
                 leaked_segments=0,
                 channels_opened=info.channel_generation,
                 payloads=info.payloads,
