@@ -30,7 +30,7 @@ async def test_it_says_what_grpc_health_says() -> None:
         with pytest.raises(PeerUnavailable, match="is NOT_SERVING"):
             await asked(address)
         await server.serving()
-        called = address.replace("0.0.0.0", "127.0.0.1")
+        called = "127.0.0.1:" + address.rpartition(":")[2]
         assert await asked(address) == f"{called} is SERVING"
         await server.leaving()
         with pytest.raises(PeerUnavailable, match="is NOT_SERVING"):
