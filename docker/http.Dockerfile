@@ -45,5 +45,5 @@ LABEL org.opencontainers.image.title="minedraft-http" \
 # Loopback, as everywhere, until it is told otherwise; the health check follows this variable.
 ENV MINEDRAFT_LISTEN=127.0.0.1:8000
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=6s --start-period=300s --retries=3 CMD ["python3", "-m", "minedraft.health", "--http"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=300s --retries=3 CMD ["python3", "-m", "minedraft.health", "--http"]
 ENTRYPOINT ["python3", "-m", "minedraft.http"]

@@ -63,5 +63,5 @@ LABEL org.opencontainers.image.title="minedraft-verifier" \
 # Loopback, as everywhere, until it is told otherwise; the health check follows this variable.
 ENV MINEDRAFT_LISTEN=127.0.0.1:50052
 EXPOSE 50052
-HEALTHCHECK --interval=10s --timeout=6s --start-period=300s --retries=3 CMD ["python3", "-m", "minedraft.health"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=300s --retries=3 CMD ["python3", "-m", "minedraft.health"]
 ENTRYPOINT ["python3", "-m", "verifier_service"]
