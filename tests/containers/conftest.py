@@ -53,7 +53,7 @@ def served() -> Iterator[Served]:
             "MINEDRAFT_DTYPE": "float32",
             "MINEDRAFT_DRAFT_LAW": "dense",
             "MINEDRAFT_THREADS_VERIFIER": "1",
-            "MINEDRAFT_GRACE_SECONDS": "50",
+            "MINEDRAFT_GRACE_SECONDS": "100",
         }
     )
     try:

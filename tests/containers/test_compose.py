@@ -156,7 +156,7 @@ def test_sigterm_ends_a_container_in_order(served: Served, service: str) -> None
 
 def test_running_requests_outlive_sigterm(served: Served, undisturbed: list[Output]) -> None:
     with served.client() as client, under_load(client) as running:
-        docker("stop", "--time", "60", served.compose.container("coordinator"))
+        docker("stop", "--time", "120", served.compose.container("coordinator"))
         assert served.compose.inspect("coordinator")["State"]["ExitCode"] == 0
         assert texts(running) == [output.text for output in undisturbed]
     served.start("coordinator")
