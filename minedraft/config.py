@@ -229,6 +229,21 @@ class HttpSettings(ProcessSettings):
     max_choices: Annotated[int, Field(ge=1)] = Field(128, description="choices a request at most: prompts times n")
 
 
+class HealthSettings(DialSettings):
+    """python -m minedraft.health"""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MINEDRAFT_", frozen=True, extra="ignore", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    listen: str = Field(
+        "127.0.0.1:50050", description="address that the service listens on, HOST:PORT; one that means every address "
+        "is called on loopback"
+    )  # fmt: skip
+    http: bool = Field(False, description="ask the HTTP door, by GET /health, instead of a gRPC service")
+    timeout_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="longest wait for the answer")
+
+
 class CliSettings(DialSettings):
     """What the command line takes from the environment. Its flags, where it has them, win."""
 
@@ -249,7 +264,7 @@ def environment_for_services() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.upper().startswith("MINEDRAFT_")}
 
 
-S = TypeVar("S", bound=ProcessSettings)
+S = TypeVar("S", bound=BaseSettings)
 
 
 def load(kind: type[S], program: str, arguments: Sequence[str]) -> S:
