@@ -60,7 +60,7 @@ class Waits:
         return Wait(self._first, self._between, self._whole)
 
     def failed(self, code: object) -> None:
-        """A request has ended with this status: one of gRPC's, or None or 0 where none was set, which counts for nothing."""
+        """A request has ended with this status of gRPC's; anything else is no failure."""
         if isinstance(code, grpc.StatusCode) and code is not grpc.StatusCode.OK:
             self._failed.labels(code.name).inc()
 
