@@ -1,5 +1,6 @@
-"""The part of kustomize that deploy/kubernetes uses, so that overlays are built without its binary. Everything else is an
-error; where kubectl is at hand, a test holds this to what it builds.
+"""The part of kustomize that deploy/kubernetes uses, so that overlays are built without its binary.
+
+Everything else is an error; where kubectl is at hand, a test holds this to what it builds.
 
 Not done: the hash behind the names of generated ConfigMaps.
 """
@@ -49,7 +50,7 @@ _Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def read(text: str) -> list[Object]:
     """All documents of a YAML text."""
-    return [document for document in yaml.load_all(text, _Strict) if document is not None]  # noqa: S506
+    return [document for document in yaml.load_all(text, _Strict) if document is not None]
 
 
 def build(folder: Path) -> list[Object]:
@@ -89,7 +90,7 @@ def _generate(wanted: Object, folder: Path, objects: list[Object]) -> None:
     _only({"name", "behavior", "envs", "literals"}, wanted, folder)
     lines = [line for file in wanted.get("envs", []) for line in (folder / file).read_text().splitlines()]
     pairs = [line.split("=", 1) for line in [*lines, *wanted.get("literals", [])] if line and not line.startswith("#")]
-    data = {name: value for name, value in pairs}
+    data = dict(pairs)
     if len(data) != len(pairs):
         raise NotUnderstood(f"{folder}: a variable of {wanted['name']} is there twice")
     there = [each for each in objects if (each["kind"], each["metadata"]["name"]) == ("ConfigMap", wanted["name"])]
@@ -99,9 +100,7 @@ def _generate(wanted: Object, folder: Path, objects: list[Object]) -> None:
     elif wanted.get("behavior", "create") != "create" or there:
         raise NotUnderstood(f"{folder}: {wanted}")
     else:
-        objects.append(
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": wanted["name"]}, "data": data}
-        )
+        objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": wanted["name"]}, "data": data})
 
 
 def _patch(wanted: Object, folder: Path, objects: list[Object]) -> None:
@@ -115,7 +114,7 @@ def _patch(wanted: Object, folder: Path, objects: list[Object]) -> None:
             objects.remove(each)
         else:
             change = {key: value for key, value in patch.items() if key not in {"apiVersion", "kind", "metadata"}}
-            each |= merged(each, change)
+            each.update(merged(each, change))
 
 
 def _chooser(target: Object | None, patch: Object) -> Callable[[Object], bool]:
