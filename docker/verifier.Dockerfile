@@ -5,10 +5,11 @@
 
 # Anything with Python 3.11 or later, venv and pip, on glibc.
 ARG BASE_IMAGE=python:3.11-slim
-# A GPU build that compiles flash-attn does so here: the same Python, and a CUDA toolkit.
-ARG BUILD_IMAGE=${BASE_IMAGE}
+# Where packages are installed, by default the base image. To compile flash-attn: the same Python at the same path, and a
+# CUDA toolkit.
+ARG BUILD_IMAGE=
 
-FROM ${BUILD_IMAGE} AS build
+FROM ${BUILD_IMAGE:-${BASE_IMAGE}} AS build
 ARG TORCH_REQUIREMENT=torch==2.13.0
 # engine, or gpu: flash-attn, nccl4py and cuda-bindings as well.
 ARG EXTRA=engine
@@ -31,6 +32,7 @@ RUN touch README.md \
     fi \
  && /opt/minedraft/bin/python -m pip install ${isolation:-} ".[${EXTRA}]" "${TORCH_REQUIREMENT}" \
  && rm -rf /opt/minedraft/lib/python3*/site-packages/torch/include /opt/minedraft/lib/python3*/site-packages/torch/test \
+ && find /opt/minedraft/lib/python3*/site-packages/torch/bin -type f \( -name 'test_*' -o -name '*Test' -o -name 'protoc*' \) -delete \
  && find /opt/minedraft/lib -type d -name tests -prune -exec rm -rf {} +
 COPY README.md ./
 COPY minedraft minedraft

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from minedraft import config
 from minedraft.config import HealthSettings
@@ -48,7 +48,7 @@ def _ask_grpc(address: str, settings: HealthSettings) -> str:
     from minedraft.rpc.credentials import ClientTls
 
     with ClientTls.of(settings).channel(address, ()) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs have no methods
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=settings.timeout_seconds)
         except grpc.RpcError as error:
@@ -65,7 +65,7 @@ def _ask_http(address: str, settings: HealthSettings) -> str:
         connection.request("GET", "/health")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        raise PeerUnavailable(f"no answer from {address}: {error or type(error).__name__}") from None
+        raise PeerUnavailable(f"no answer from {address}: {str(error) or type(error).__name__}") from None
     finally:
         connection.close()
     if status != HEALTHY:

@@ -30,7 +30,7 @@ async def test_it_says_what_grpc_health_says() -> None:
         with pytest.raises(PeerUnavailable, match="is NOT_SERVING"):
             await asked(address)
         await server.serving()
-        called = address.replace("0.0.0.0", "127.0.0.1")
+        called = "127.0.0.1:" + address.rpartition(":")[2]
         assert await asked(address) == f"{called} is SERVING"
         await server.leaving()
         with pytest.raises(PeerUnavailable, match="is NOT_SERVING"):
@@ -44,7 +44,8 @@ async def test_it_says_what_grpc_health_says() -> None:
 async def test_it_asks_under_mutual_tls(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("service")
-    server = Server(ServiceSettings(listen=ANYWHERE, **pair.server(authority.file)), [])
+    settings = ServiceSettings.model_validate({"listen": ANYWHERE, **pair.server(authority.file)})
+    server = Server(settings, [])
     await server.start()
     await server.serving()
     try:
