@@ -6,9 +6,10 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,7 +26,7 @@ from tests.deploy.pods import SETTINGS, Container, containers
 from tests.deploy.variants import Variants
 from tests.models import tiny_llama
 
-BUILD = {
+BUILD: dict[str, Callable[[Any], Service]] = {
     "verifier": verifier_main.build,
     "drafter": drafter_main.build,
     "coordinator": coordinator_main.build,
