@@ -31,7 +31,7 @@ from minedraft.generation import GenerateRequest, Output, ServerInfo
 from minedraft.rpc import convert_public as convert
 from minedraft.rpc.credentials import ClientTls, may_carry_token
 from minedraft.rpc.status import error_of
-from minedraft.rpc.tokens import SHORTEST, TOKEN
+from minedraft.rpc.tokens import SHORTEST, TOKEN, first_secret
 from minedraft.v1 import generation_pb2 as pb
 from minedraft.v1 import generation_pb2_grpc as pb_grpc
 
@@ -245,6 +245,11 @@ def awaited_peer(info: ServerInfo, drafter: bool) -> str:
     if drafter and peer.address and undecided and not peer.refusal:
         return f"its drafter at {peer.address} is not connected"
     return ""
+
+
+def token_in(file: str) -> str:
+    """The first token of a file that has not expired; "" without a file. Raises SetupError."""
+    return first_secret(Path(file)) if file else ""
 
 
 def _metadata(address: str, tls: ClientTls, token: str) -> tuple[tuple[str, str], ...]:

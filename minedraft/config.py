@@ -213,11 +213,12 @@ class CoordinatorSettings(DialSettings, ServiceSettings):
     )
 
 
-class HttpSettings(ProcessSettings):
+class HttpSettings(DialSettings, ProcessSettings):
     """python -m minedraft.http"""
 
     listen: str = Field("127.0.0.1:8000", description="address to serve on, HOST:PORT; port 0 takes a free one")
     coordinator: str = Field("127.0.0.1:50050", description="address of the coordinator, HOST:PORT")
+    token_file: str = Field("", description="file whose first token is sent to the coordinator")
     model_name: str = Field("", description="name that clients may ask for beside the target's own")
     tokenizer: str = Field(
         "", description="folder with the target's tokenizer.json; without it logprobs name tokens by their ids"
