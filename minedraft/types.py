@@ -242,6 +242,7 @@ class DraftItem:
     tail_token_ids: tuple[int, ...]  # committed tokens from base_len on, at least one
     params: SequenceParams | None  # must be given when base_len is 0
     max_draft_tokens: int  # 0 only fills the cache
+    traceparent: str = ""  # W3C trace context of the request's present phase; "" unless it is traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +255,7 @@ class VerifyItem:
     params: SequenceParams | None
     proposal: Proposal | None = None
     emit: bool = True  # False for a chunk of a prompt that is not its last
+    traceparent: str = ""  # see DraftItem
 
 
 StepItem = DraftItem | VerifyItem

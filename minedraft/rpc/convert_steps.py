@@ -33,6 +33,7 @@ def read_draft_items(step: drafter.DraftStep) -> tuple[DraftItem, ...]:
             tail_token_ids=_tail(item.tail_token_ids),
             params=read_params(item.params) if item.HasField("params") else None,
             max_draft_tokens=item.max_draft_tokens,
+            traceparent=item.traceparent,
         )
         for item in step.items
     )
@@ -51,6 +52,7 @@ def write_draft_step(step_id: int, lane: int, items: Sequence[DraftItem], channe
                     tail_token_ids=item.tail_token_ids,
                     params=write_params(item.params) if item.params else None,
                     max_draft_tokens=item.max_draft_tokens,
+                    traceparent=item.traceparent,
                 )
                 for item in items
             ],
@@ -68,6 +70,7 @@ def read_verify_items(step: verifier.VerifyStep) -> tuple[VerifyItem, ...]:
             params=read_params(item.params) if item.HasField("params") else None,
             proposal=read_proposal(item.proposal) if item.HasField("proposal") else None,
             emit=item.emit,
+            traceparent=item.traceparent,
         )
         for item in step.items
     )
@@ -86,6 +89,7 @@ def write_verify_step(step_id: int, lane: int, items: Sequence[VerifyItem]) -> v
                     params=write_params(item.params) if item.params else None,
                     proposal=write_proposal(item.proposal) if item.proposal else None,
                     emit=item.emit,
+                    traceparent=item.traceparent,
                 )
                 for item in items
             ],
