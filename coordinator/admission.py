@@ -36,10 +36,14 @@ class Members:
 class Admission:
     """The queue and the lanes' members. All calls are made on the event loop."""
 
-    def __init__(self, *, lanes: int, lane_size: int, queue_size: int, num_blocks: int) -> None:
-        """`num_blocks` is what the verifier has; each request reserves the most that it can come to need."""
+    def __init__(self, *, lanes: int, capacity: int, queue_size: int, num_blocks: int) -> None:
+        """`capacity` is how many requests run at most, in all lanes together; lanes in use share it evenly.
+
+        `num_blocks` is what the verifier has; each request reserves the most that it can come to need.
+        """
         self.lanes = tuple(Members(lane) for lane in range(lanes))
-        self._lane_size = lane_size
+        self._used = lanes
+        self._capacity = capacity
         self._queue_size = queue_size
         self._free_blocks = num_blocks
         self._waiting: deque[Request] = deque()
@@ -48,6 +52,14 @@ class Admission:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._placed)
+
+    def spread(self, lanes: int) -> None:
+        """Use so many lanes from now on. Requests of the others move at the end of the round that they are in."""
+        self._used = lanes
 
     @property
     def requests(self) -> list[Request]:
@@ -89,8 +101,8 @@ class Admission:
         """Move requests from the head of the queue into the lane with the least work, while there is room."""
         while self._waiting:
             request = self._waiting[0]
-            members = min(self.lanes, key=lambda lane: lane.load)
-            if members.load >= self._lane_size or request.blocks > self._free_blocks:
+            members = min(self.lanes[: self._used], key=lambda lane: lane.load)
+            if members.load * self._used >= self._capacity or request.blocks > self._free_blocks:
                 return
             self._waiting.popleft()
             self._free_blocks -= request.blocks
@@ -98,10 +110,14 @@ class Admission:
             members.join(request)
 
     def _rebalance(self, members: Members) -> None:
-        """Hand the youngest requests of this lane to the smallest one while that has at least two fewer."""
-        while True:
-            smallest = min(self.lanes, key=lambda lane: lane.load)
-            if members.load - smallest.load < 2:
+        """Hand the youngest requests of this lane to the smallest one while that has at least two fewer.
+
+        A lane that is not in use hands over all.
+        """
+        used = self.lanes[: self._used]
+        while members.active:
+            smallest = min(used, key=lambda lane: lane.load)
+            if members in used and members.load - smallest.load < 2:
                 return
             request = members.active.pop()
             self._placed[request] = smallest

@@ -183,10 +183,10 @@ class ChannelKeeper:
     def _size(self) -> tuple[int, int, str]:
         """(slots, bytes of a slot, why no channel is needed or possible)."""
         welcome = self._drafter.welcome
-        payload = welcome.payload_bytes_per_draft * self._settings.draft_tokens if welcome else 0
+        payload = welcome.payload_bytes_per_draft * max(self._settings.draft_token_choices) if welcome else 0
         slot_bytes = max(PAGE, -(-payload // PAGE) * PAGE)
         # One for each sequence that can be under way, and one that stays with the trial.
-        slots = min(self._settings.lanes * self._settings.lane_size, self._settings.channel_mib * MIB // slot_bytes)
+        slots = min(self._settings.capacity, self._settings.channel_mib * MIB // slot_bytes)
         if payload == 0 and self._wanted is None:
             return 0, 0, "the draft law sends no tensors"
         if slots < 1:

@@ -14,6 +14,7 @@ import structlog
 import minedraft
 from coordinator import lane
 from coordinator.admission import Admission
+from coordinator.chooser import Chooser
 from coordinator.commit import Ending, cut
 from coordinator.ports import DraftPort, VerifyPort
 from coordinator.request import Request, Sink, Tally
@@ -21,7 +22,7 @@ from coordinator.text import TargetText, TextStream
 from coordinator.validation import Rules
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import DeadlineExceeded, InternalError, InvalidRequest, MinedraftError, PeerUnavailable
-from minedraft.generation import FinishReason, GenerateRequest, LaneInfo, Limits, PeerInfo, ServerInfo
+from minedraft.generation import ChoiceInfo, FinishReason, GenerateRequest, LaneInfo, Limits, PeerInfo, ServerInfo
 from minedraft.telemetry.activity import ActivityLog
 from minedraft.types import AcceptanceRule, ModelInfo, SequenceParams, TokenizerFiles, Verdict, VerifyItem
 
@@ -44,11 +45,12 @@ class Coordinator:
         self._text = TargetText(tokenizer)
         self._rules = Rules(settings, target)
         self._admission = Admission(
-            lanes=settings.lanes,
-            lane_size=settings.lane_size,
+            lanes=max(settings.lane_choices),
+            capacity=settings.capacity,
             queue_size=settings.queue_size,
             num_blocks=target.num_blocks,
         )
+        self._chooser = Chooser(settings.lane_choices, settings.draft_token_choices, self._tell_choice)
         self._activity = ActivityLog()
         self._tally = Tally()
         self._ids = itertools.count(1)
@@ -67,7 +69,7 @@ class Coordinator:
             drafter=self._drafter,
             verifier=self._verifier,
             activity=self._activity,
-            draft_tokens=self._settings.draft_tokens,
+            chooser=self._chooser,
             prefill_chunk=self._settings.prefill_chunk,
             commit=self._commit,
             fail=self._abort,
@@ -129,10 +131,10 @@ class Coordinator:
             lanes=tuple(LaneInfo(members.lane, members.load, members.rounds) for members in self._admission.lanes),
             limits=Limits(
                 max_len=self._target.max_len,
-                lanes=settings.lanes,
+                lanes=max(settings.lane_choices),
                 lane_size=settings.lane_size,
                 queue_size=settings.queue_size,
-                draft_tokens=settings.draft_tokens,
+                draft_tokens=max(settings.draft_token_choices),
                 prefill_chunk=settings.prefill_chunk,
             ),
             queued_requests=self._admission.waiting,
@@ -140,6 +142,7 @@ class Coordinator:
             activity=self._activity.summary(),
             finished_requests=self._finished,
             aborted_requests=self._aborted,
+            choice=self._chooser.describe(),
         )
 
     async def _admit(self, asked: GenerateRequest) -> Request:
@@ -150,7 +153,7 @@ class Coordinator:
             raise PeerUnavailable("the server is shutting down")
         if refusal := self._verifier.describe().refusal:
             raise PeerUnavailable(refusal)
-        drafts = self._settings.draft_tokens
+        drafts = max(self._settings.draft_token_choices)
         if asked.max_draft_tokens is not None:
             drafts = min(drafts, asked.max_draft_tokens)
         # Drafts need no blocks of their own: there are never more of them than tokens still to come.
@@ -179,6 +182,18 @@ class Coordinator:
         self._admission.submit(request)
         self._idle.clear()
         return request
+
+    def _tell_choice(self, choice: ChoiceInfo) -> None:
+        self._log.info(
+            "choice",
+            lanes=choice.lanes,
+            draft_tokens=choice.draft_tokens,
+            reason=choice.reason,
+            draft_ms=round(1000 * choice.draft_seconds, 2),
+            verify_ms=round(1000 * choice.verify_seconds, 2),
+            around_ms=round(1000 * choice.around_seconds, 2),
+            acceptance=[round(chance, 2) for chance in choice.acceptance[: max(choice.draft_tokens, 1)]],
+        )
 
     def _commit(self, request: Request, item: VerifyItem, verdict: Verdict) -> None:
         """Append what a verdict emits, show what is safe to show, and end the request where it ends."""

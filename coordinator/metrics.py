@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from minedraft.generation import PeerInfo, ServerInfo
+from minedraft.generation import ChoiceInfo, PeerInfo, ServerInfo
 from minedraft.telemetry.metrics import PREFIX, Reading, counter, gauge
 
 READ_SECONDS: Final = 5.0
@@ -86,6 +86,7 @@ def server_collector(info: Callable[[], ServerInfo | None], loop: asyncio.Abstra
 def _families(info: ServerInfo) -> Iterable[Metric]:
     yield from _speculation(info)
     yield from _activity(info)
+    yield from _choice(info.choice)
     yield from _requests(info)
     peers = {"verifier": info.verifier} | ({"drafter": info.drafter} if info.drafter.address else {})
     yield from _peers(peers)
@@ -120,6 +121,36 @@ def _activity(info: ServerInfo) -> Iterable[Metric]:
     )
     yield counter("overlap_seconds", "Time in which both services were at work.", ({}, seen.overlap_seconds))
     yield counter("steps", "Steps answered.", *zip(services, (seen.verifications, seen.drafts), strict=True))
+
+
+def _choice(choice: ChoiceInfo) -> Iterable[Metric]:
+    settings = (
+        ("lanes", choice.auto_lanes, choice.lanes),
+        ("draft_tokens", choice.auto_draft_tokens, choice.draft_tokens),
+    )
+    yield gauge(
+        "chosen",
+        "Lanes and drafts a round (K) at this moment; auto: whether they are chosen by measurement.",
+        *(({"setting": name, "auto": str(auto).lower()}, value) for name, auto, value in settings),
+    )
+    yield gauge(
+        "forecast_seconds",
+        "What a round is expected to take: drafting (t), verification (V), and around them.",
+        ({"part": "draft"}, choice.draft_seconds),
+        ({"part": "verify"}, choice.verify_seconds),
+        ({"part": "around"}, choice.around_seconds),
+    )
+    yield gauge(
+        "forecast_tokens_per_second", "What all requests together are expected to get.", ({}, choice.tokens_per_second)
+    )
+    yield gauge(
+        "acceptance",
+        "Chance that a draft is kept when those before it were, by its place in the proposal.",
+        *(({"position": str(place)}, chance) for place, chance in enumerate(choice.acceptance)),
+    )
+    yield counter("choice_changes", "How often another number of lanes or drafts was chosen.", ({}, choice.changes))
+    yield counter("choice_trials", "How often another choice was tried for a few rounds.", ({}, choice.trials))
+    yield counter("choice_trial_seconds", "What trials have cost.", ({}, choice.trial_seconds))
 
 
 def _requests(info: ServerInfo) -> Iterable[Metric]:

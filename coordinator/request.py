@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
+from coordinator.acceptance import OwnAcceptance
 from coordinator.text import TextStream
 from minedraft.errors import MinedraftError
 from minedraft.generation import FinishReason, Output, SpeculationStats, Usage
@@ -127,6 +128,7 @@ class Request:
     draft_cache: CacheView = field(default_factory=CacheView)
     verify_cache: CacheView = field(default_factory=CacheView)
     tally: Tally = field(default_factory=Tally)
+    acceptance: OwnAcceptance = field(default_factory=OwnAcceptance)
     dead: bool = False  # finished, cancelled or failed: in no further step
 
     @property

@@ -168,6 +168,25 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceInfo:
+    """How many lanes run and how many drafts a round asks for now, and why. Times are forecasts, seconds."""
+
+    lanes: int = 0
+    draft_tokens: int = 0
+    auto_lanes: bool = False  # chosen by measurement, not by a setting
+    auto_draft_tokens: bool = False
+    reason: str = ""
+    draft_seconds: float = 0.0  # t, a draft step of a lane; 0 while nothing was measured
+    verify_seconds: float = 0.0  # V, a verification of a lane
+    around_seconds: float = 0.0  # round trips and the lane's own work, a round
+    tokens_per_second: float = 0.0
+    acceptance: tuple[float, ...] = ()  # chance of a draft at each place, when those before it were kept
+    changes: int = 0  # how often another mode was chosen
+    trials: int = 0  # how often one was tried
+    trial_seconds: float = 0.0  # what trials have cost
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """A server at this moment."""
 
@@ -182,3 +201,4 @@ class ServerInfo:
     activity: Activity
     finished_requests: int
     aborted_requests: int
+    choice: ChoiceInfo = ChoiceInfo()

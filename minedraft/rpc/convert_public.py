@@ -9,6 +9,7 @@ from minedraft.generation import (
     Activity,
     Chat,
     ChatMessage,
+    ChoiceInfo,
     FinishReason,
     GenerateRequest,
     LaneInfo,
@@ -130,6 +131,7 @@ def read_server(message: pb.GetServerInfoResponse) -> ServerInfo:
         ),
         finished_requests=message.finished_requests,
         aborted_requests=message.aborted_requests,
+        choice=_read_choice(message.choice),
     )
 
 
@@ -163,6 +165,7 @@ def write_server(info: ServerInfo) -> pb.GetServerInfoResponse:
         ),
         finished_requests=info.finished_requests,
         aborted_requests=info.aborted_requests,
+        choice=_write_choice(info.choice),
     )
 
 
@@ -208,6 +211,42 @@ def _write_stats(stats: SpeculationStats) -> pb.SpeculationStats:
         accepted_by_position=stats.accepted_by_position,
         drafted_by_position=stats.drafted_by_position,
         emitted_tokens=stats.emitted_tokens,
+    )
+
+
+def _read_choice(message: pb.Choice) -> ChoiceInfo:
+    return ChoiceInfo(
+        lanes=message.lanes,
+        draft_tokens=message.draft_tokens,
+        auto_lanes=message.auto_lanes,
+        auto_draft_tokens=message.auto_draft_tokens,
+        reason=message.reason,
+        draft_seconds=message.draft_seconds,
+        verify_seconds=message.verify_seconds,
+        around_seconds=message.around_seconds,
+        tokens_per_second=message.tokens_per_second,
+        acceptance=tuple(message.acceptance),
+        changes=message.changes,
+        trials=message.trials,
+        trial_seconds=message.trial_seconds,
+    )
+
+
+def _write_choice(choice: ChoiceInfo) -> pb.Choice:
+    return pb.Choice(
+        lanes=choice.lanes,
+        draft_tokens=choice.draft_tokens,
+        auto_lanes=choice.auto_lanes,
+        auto_draft_tokens=choice.auto_draft_tokens,
+        reason=choice.reason,
+        draft_seconds=choice.draft_seconds,
+        verify_seconds=choice.verify_seconds,
+        around_seconds=choice.around_seconds,
+        tokens_per_second=choice.tokens_per_second,
+        acceptance=choice.acceptance,
+        changes=choice.changes,
+        trials=choice.trials,
+        trial_seconds=choice.trial_seconds,
     )
 
 

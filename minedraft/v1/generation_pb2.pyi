@@ -119,7 +119,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "target", "drafter", "verifier", "lanes", "limits", "queued_requests", "speculation", "activity", "finished_requests", "aborted_requests")
+    __slots__ = ("version", "target", "drafter", "verifier", "lanes", "limits", "queued_requests", "speculation", "activity", "finished_requests", "aborted_requests", "choice")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class GetServerInfoResponse(_message.Message):
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     FINISHED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ABORTED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     version: str
     target: _common_pb2.ModelInfo
     drafter: PeerInfo
@@ -142,7 +143,38 @@ class GetServerInfoResponse(_message.Message):
     activity: Activity
     finished_requests: int
     aborted_requests: int
-    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., drafter: _Optional[_Union[PeerInfo, _Mapping]] = ..., verifier: _Optional[_Union[PeerInfo, _Mapping]] = ..., lanes: _Optional[_Iterable[_Union[LaneInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queued_requests: _Optional[int] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ..., finished_requests: _Optional[int] = ..., aborted_requests: _Optional[int] = ...) -> None: ...
+    choice: Choice
+    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., drafter: _Optional[_Union[PeerInfo, _Mapping]] = ..., verifier: _Optional[_Union[PeerInfo, _Mapping]] = ..., lanes: _Optional[_Iterable[_Union[LaneInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queued_requests: _Optional[int] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ..., finished_requests: _Optional[int] = ..., aborted_requests: _Optional[int] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("lanes", "draft_tokens", "auto_lanes", "auto_draft_tokens", "reason", "draft_seconds", "verify_seconds", "around_seconds", "tokens_per_second", "acceptance", "changes", "trials", "trial_seconds")
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_LANES_FIELD_NUMBER: _ClassVar[int]
+    AUTO_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    AROUND_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    lanes: int
+    draft_tokens: int
+    auto_lanes: bool
+    auto_draft_tokens: bool
+    reason: str
+    draft_seconds: float
+    verify_seconds: float
+    around_seconds: float
+    tokens_per_second: float
+    acceptance: _containers.RepeatedScalarFieldContainer[float]
+    changes: int
+    trials: int
+    trial_seconds: float
+    def __init__(self, lanes: _Optional[int] = ..., draft_tokens: _Optional[int] = ..., auto_lanes: bool = ..., auto_draft_tokens: bool = ..., reason: _Optional[str] = ..., draft_seconds: _Optional[float] = ..., verify_seconds: _Optional[float] = ..., around_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., acceptance: _Optional[_Iterable[float]] = ..., changes: _Optional[int] = ..., trials: _Optional[int] = ..., trial_seconds: _Optional[float] = ...) -> None: ...
 
 class PeerInfo(_message.Message):
     __slots__ = ("address", "connected", "model", "refusal", "state", "connections", "channel", "channel_note", "channel_generation", "payloads", "payloads_replaced")

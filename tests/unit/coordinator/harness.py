@@ -21,8 +21,9 @@ TOKENIZER = byte_tokenizer(VOCAB)
 async def coordinating(
     verifier: FakeVerifier, drafter: FakeDrafter | None = None, **settings: Any
 ) -> AsyncIterator[Coordinator]:
-    """Running while the context is open. Afterwards nothing may be left anywhere."""
+    """Running while the context is open. Afterwards nothing may be left anywhere. 2 lanes and K=4 unless told."""
     assert verifier.info is not None
+    settings = {"lanes": 2, "draft_tokens": 4} | settings
     coordinator = Coordinator(CoordinatorSettings(**settings), drafter, verifier, verifier.info, TOKENIZER)
     services = [service for service in (verifier, drafter) if service is not None]
     for service in services:
