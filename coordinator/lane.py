@@ -16,11 +16,12 @@ from typing import Final
 
 import structlog
 
-from coordinator.admission import Admission, Members
+from coordinator.admission import Admission
 from coordinator.chooser import Chooser, Round
 from coordinator.ports import DraftPort, VerifyPort
 from coordinator.request import CacheView, Request
 from coordinator.shares import complete, shares
+from coordinator.site import Members, Site
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
 from minedraft.telemetry.activity import ActivityLog, Role
 from minedraft.types import DraftItem, ItemStatus, Proposal, Verdict, VerifyItem
@@ -32,11 +33,10 @@ DECIDE_SECONDS: Final = 0.001  # into a round: its first step is on its way, and
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What every lane of a server shares."""
+    """What the lanes of a verifier share."""
 
     admission: Admission
-    drafter: DraftPort | None
-    verifier: VerifyPort
+    site: Site
     activity: ActivityLog
     chooser: Chooser  # of K and of the number of lanes
     prefill_chunk: int  # prompt tokens in a step at most
@@ -49,40 +49,46 @@ class Rounds:
         """How many tail tokens each request may send in a step, by `coordinator.shares`."""
         return shares(requests, cache, generation, budget=self.prefill_chunk, always=self.chooser.most_draft_tokens + 1)
 
-    def begin(self, lane: int, requests: Sequence[Request]) -> Round:
+    @property
+    def verifier(self) -> VerifyPort:
+        return self.site.verifier
+
+    def begin(self, members: Members, requests: Sequence[Request]) -> Round:
         """Note a lane's next round, and let the chooser choose for it."""
         loop = asyncio.get_running_loop()
-        drafter = self.drafter.generation if self.drafter is not None and self.drafter.ready else 0
-        current = self.chooser.begin(lane, requests, self.admission.running, drafter, loop.time())
+        for request in requests:
+            request.meet(self.verifier, members.drafter)
+        drafters = [lane.drafter for lane in self.site.lanes]
+        newest = max((drafter.generation for drafter in drafters if drafter and drafter.ready), default=0)
+        current = self.chooser.begin(members.lane, requests, self.site.running, newest, loop.time())
         if self.chooser.due:
             loop.call_later(DECIDE_SECONDS, self.chooser.decide)
-        self.admission.spread(self.chooser.mode.lanes)
+        self.site.spread(self.chooser.mode.lanes)
         return current
 
 
 async def run(members: Members, rounds: Rounds) -> None:
-    """Draft, verify, commit, for ever. Cancelling the task ends the lane."""
-    while True:
-        requests = await rounds.admission.at_boundary(members)
+    """Draft, verify, commit, until the verifier is gone for good. Cancelling the task ends the lane as well."""
+    while requests := await rounds.admission.at_boundary(members):
         generation = rounds.verifier.generation
         try:
-            current = rounds.begin(members.lane, requests)
-            proposals = await _draft(current, requests, rounds)
+            current = rounds.begin(members, requests)
+            proposals = await _draft(current, members.drafter, requests, rounds)
             await _verify(current, [request for request in requests if not request.dead], proposals, rounds)
             rounds.chooser.end(current, asyncio.get_running_loop().time())
-        except PeerUnavailable:  # nothing was committed; the same items are built again
+        except PeerUnavailable:  # nothing was committed; the same items are built again, here or elsewhere
             if rounds.verifier.ready and rounds.verifier.generation == generation:
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
-            await rounds.verifier.wait_ready()
         except Exception as error:  # the lane outlives whatever one round does
             structlog.get_logger().exception("round failed", lane=members.lane)
             for request in requests:
                 rounds.fail(request, InternalError(f"a round of lane {members.lane} failed: {type(error).__name__}"))
 
 
-async def _draft(current: Round, requests: Sequence[Request], rounds: Rounds) -> dict[int, Proposal]:
+async def _draft(
+    current: Round, drafter: DraftPort | None, requests: Sequence[Request], rounds: Rounds
+) -> dict[int, Proposal]:
     """Proposals by sequence id. A drafter that is late or gone costs speed, never the round."""
-    drafter = rounds.drafter
     if drafter is None or not drafter.ready or not rounds.verifier.ready:
         return {}
     generation = drafter.generation

@@ -189,14 +189,22 @@ class CoordinatorSettings(DialSettings, ServiceSettings):
     """python -m coordinator"""
 
     listen: str = Field("127.0.0.1:50050", description="address to serve on, HOST:PORT; port 0 takes a free one")
-    verifier: str = Field("127.0.0.1:50052", description="address of the verifier")
-    drafter: str = Field("127.0.0.1:50051", description="address of the drafter, or `none`")
+    verifier: str = Field(
+        "127.0.0.1:50052",
+        description="verifiers, HOST:PORT, separated by commas; dns:NAME:PORT stands for every address of NAME",
+    )
+    drafter: str = Field("127.0.0.1:50051", description="drafters, written like the verifiers, or `none`")
+    discovery_seconds: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="pause before names are resolved again; after a lost connection that is done at once"
+    )
     model_name: str = Field("", description="name that clients may ask for; empty: the target's own")
     lanes: AutoLanes = Field(
-        AUTO, description="lanes; 1 is standard speculative decoding; auto: as many as serve most tokens, measured"
+        AUTO,
+        description="lanes of each verifier; 1 is standard speculative decoding; auto: as many as serve most, measured",
     )
     lane_size: Annotated[int, Field(ge=1, le=1024)] = Field(
-        16, description="requests in a lane at most; with lanes=auto twice as many run, however many lanes there are"
+        16,
+        description="requests in a lane at most; with lanes=auto twice as many run, in any number of lanes",
     )
     queue_size: Annotated[int, Field(ge=0)] = Field(256, description="requests waiting for a lane at most")
     draft_tokens: AutoDraftTokens = Field(

@@ -139,6 +139,8 @@ class LaneInfo:
     lane: int
     requests: int
     rounds: int
+    verifier: str = ""  # addresses
+    drafter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +157,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """How busy the two services were since the start, seconds of engine time."""
+    """How busy drafters and verifiers were since the start, seconds of engine time, summed over all of a kind."""
 
     wall_seconds: float = 0.0
     verifier_forward_seconds: float = 0.0
     drafter_forward_seconds: float = 0.0
     verifier_busy_seconds: float = 0.0  # forward passes and the host work of the steps
     drafter_busy_seconds: float = 0.0
-    overlap_seconds: float = 0.0  # both engines at work
+    overlap_seconds: float = 0.0  # a drafter and a verifier at work, summed over the pairs
     verifications: int = 0
     drafts: int = 0
 
@@ -192,8 +194,8 @@ class ServerInfo:
 
     version: str
     target: ModelInfo | None
-    drafter: PeerInfo
-    verifier: PeerInfo
+    drafters: tuple[PeerInfo, ...]
+    verifiers: tuple[PeerInfo, ...]
     lanes: tuple[LaneInfo, ...]
     limits: Limits
     queued_requests: int
@@ -201,4 +203,24 @@ class ServerInfo:
     activity: Activity
     finished_requests: int
     aborted_requests: int
-    choice: ChoiceInfo = ChoiceInfo()
+    choices: tuple[ChoiceInfo, ...] = ()  # of each verifier in turn
+
+    @property
+    def drafter(self) -> PeerInfo:
+        """The first drafter in use, or the first; an empty one when none is wanted."""
+        return _first(self.drafters)
+
+    @property
+    def verifier(self) -> PeerInfo:
+        """The first verifier in use, or the first; an empty one when none is known yet."""
+        return _first(self.verifiers)
+
+    @property
+    def choice(self) -> ChoiceInfo:
+        """The first verifier's."""
+        return self.choices[0] if self.choices else ChoiceInfo()
+
+
+def _first(peers: tuple[PeerInfo, ...]) -> PeerInfo:
+    nobody = PeerInfo(address="", connected=False, model=None, refusal="", state=None, connections=0)
+    return next((peer for peer in peers if peer.connected), peers[0] if peers else nobody)

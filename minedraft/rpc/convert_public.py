@@ -106,9 +106,11 @@ def read_server(message: pb.GetServerInfoResponse) -> ServerInfo:
     return ServerInfo(
         version=message.version,
         target=read_model(message.target) if message.HasField("target") else None,
-        drafter=_read_peer(message.drafter),
-        verifier=_read_peer(message.verifier),
-        lanes=tuple(LaneInfo(lane.lane, lane.requests, lane.rounds) for lane in message.lanes),
+        drafters=tuple(_read_peer(peer) for peer in message.drafters),
+        verifiers=tuple(_read_peer(peer) for peer in message.verifiers),
+        lanes=tuple(
+            LaneInfo(lane.lane, lane.requests, lane.rounds, lane.verifier, lane.drafter) for lane in message.lanes
+        ),
         limits=Limits(
             limits.max_len,
             limits.lanes,
@@ -131,7 +133,7 @@ def read_server(message: pb.GetServerInfoResponse) -> ServerInfo:
         ),
         finished_requests=message.finished_requests,
         aborted_requests=message.aborted_requests,
-        choice=_read_choice(message.choice),
+        choices=tuple(_read_choice(choice) for choice in message.choices),
     )
 
 
@@ -140,9 +142,14 @@ def write_server(info: ServerInfo) -> pb.GetServerInfoResponse:
     return pb.GetServerInfoResponse(
         version=info.version,
         target=write_model(info.target) if info.target else None,
-        drafter=_write_peer(info.drafter),
-        verifier=_write_peer(info.verifier),
-        lanes=[pb.LaneInfo(lane=lane.lane, requests=lane.requests, rounds=lane.rounds) for lane in info.lanes],
+        drafters=[_write_peer(peer) for peer in info.drafters],
+        verifiers=[_write_peer(peer) for peer in info.verifiers],
+        lanes=[
+            pb.LaneInfo(
+                lane=lane.lane, requests=lane.requests, rounds=lane.rounds, verifier=lane.verifier, drafter=lane.drafter
+            )
+            for lane in info.lanes
+        ],
         limits=pb.Limits(
             max_len=limits.max_len,
             lanes=limits.lanes,
@@ -165,7 +172,7 @@ def write_server(info: ServerInfo) -> pb.GetServerInfoResponse:
         ),
         finished_requests=info.finished_requests,
         aborted_requests=info.aborted_requests,
-        choice=_write_choice(info.choice),
+        choices=[_write_choice(choice) for choice in info.choices],
     )
 
 

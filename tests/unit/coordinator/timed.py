@@ -15,6 +15,7 @@ from coordinator import lane
 from coordinator.admission import Admission
 from coordinator.chooser import Chooser
 from coordinator.request import Request, Sink
+from coordinator.site import Site
 from coordinator.text import TargetText, TextStream
 from minedraft.errors import MinedraftError
 from minedraft.generation import PeerInfo
@@ -165,14 +166,17 @@ class ClosedLoop:
         self.tokens = 0
         self.drafter, self.verifier = TimedDrafter(devices), TimedVerifier(devices, accept)
         self.drafter.other, self.verifier.other = self.verifier, self.drafter
-        self.admission = Admission(lanes=lanes, capacity=4096, queue_size=4096, num_blocks=1 << 30)
+        self.admission = Admission(queue_size=4096)
+        self._site = Site(self.verifier, 0, lanes, 4096)
+        for members in self._site.lanes:
+            members.drafter = self.drafter
+        self.admission.open(self._site)
         self._prompt, self._length = prompt, length
         self._made = 0
         self._wanted = 0
         self._rounds = lane.Rounds(
             admission=self.admission,
-            drafter=self.drafter,
-            verifier=self.verifier,
+            site=self._site,
             activity=ActivityLog(),
             chooser=chooser,
             prefill_chunk=512,
@@ -182,7 +186,7 @@ class ClosedLoop:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> ClosedLoop:
-        self._tasks = [asyncio.create_task(lane.run(members, self._rounds)) for members in self.admission.lanes]
+        self._tasks = [asyncio.create_task(lane.run(members, self._rounds)) for members in self._site.lanes]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -214,7 +218,7 @@ class ClosedLoop:
                 committed_ids=[TOKEN] * prompt,
                 max_draft_tokens=self.chooser.most_draft_tokens,
                 max_len=1 << 20,
-                blocks=1,
+                longest=1,
                 text=TextStream(self.text, ()),
                 sink=Sink(""),
             )
