@@ -21,13 +21,14 @@ from minedraft.types import DraftItem, Proposal, StepTiming, VerifyItem
 
 NS: Final = 1e-9
 EVERY: Final = 8  # rounds of each lane between decisions
-GAIN: Final = 0.06  # summed over decisions in a row before the mode changes
+GAIN: Final = 0.05  # summed over decisions in a row before the mode changes
 LEAST_GAIN: Final = 0.005  # a decision's gain that counts at all
 ALIKE: Final = 1.4  # loads that differ by less than this factor are alike
-JUMP: Final = 0.03  # gain at which the mode changes at once when the load has
+JUMP: Final = 0.03  # gain at which the mode changes at once when the load has, or that a look at drafts must promise
 BUDGET: Final = 0.01  # of the time, for trials
 ALLOWANCE: Final = 40.0  # cycles that trials may cost beyond it, once
 TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
+REST: Final = 1  # decisions between trials, beside the one at the end of a trial
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
 PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
@@ -112,6 +113,7 @@ class Chooser:
         self._mode = self._modes[-1] if self.fixed else self._opening[0]
         self._opened = 0
         self._trial: Trial | None = None
+        self._rests = 0  # decisions until the next trial may begin
         self._load = Load(0)
         self._drafter = 0
         self._tick = 0
@@ -214,7 +216,8 @@ class Chooser:
             if self._evidence >= GAIN:
                 self._change(best, f"{100 * gain:.0f} % more than {self._mode}")
         self._forecast = self._expect(self._mode)
-        if self._lost <= self._allowed():
+        self._rests -= 1
+        if self._rests < 0 and self._lost <= self._allowed():
             self._consider_trial(scores)
 
     def describe(self) -> ChoiceInfo:
@@ -311,8 +314,8 @@ class Chooser:
         elif self._mode.draft_tokens == 0 and self._drafter:
             hoped = self._scores(self.acceptance.by_place(self.acceptance.doubt()))
             likely = [mode for mode in hoped if mode.lanes == self._mode.lanes and 0 < mode.draft_tokens <= 2]
-            if any(hoped[mode] > here for mode in hoped if mode.draft_tokens) and likely:
-                self._begin_trial(Trial(max(likely), here, narrow=True))
+            if max(hoped.values()) > here * (1.0 + JUMP) and likely:
+                self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, narrow=True))
 
     def _begin_trial(self, trial: Trial) -> None:
         self._trial = trial
@@ -336,6 +339,7 @@ class Chooser:
         if trial.settled == 0:
             self.experience.skip(trial.mode, self._load.requests, self._tick)
         self._trial = None
+        self._rests = REST
 
     def _allowed(self) -> float:
         """Seconds that trials may have cost by now."""

@@ -12,6 +12,7 @@ WINDOW: Final = 32.0  # rounds that a ratio remembers
 FADES: Final = 2048.0  # ticks after which what was seen counts half
 TRUST: Final = 2.0  # rounds after which a mode's own ratio counts as much as that of its number of lanes
 WIDEST: Final = 2.0  # what one round may say: half or twice the forecast
+ENOUGH: Final = 12.0  # rounds after which nothing better is hoped for
 HOPE: Final = 0.3  # how much better than its forecast a mode may turn out that was never seen
 
 
@@ -72,7 +73,8 @@ class Experience:
 
     def slack(self, mode: Mode, requests: int, tick: int) -> float:
         """By how much a mode may do better than is thought."""
-        return HOPE / (1.0 + self.seen(mode, requests, tick))
+        rounds = self.seen(mode, requests, tick)
+        return HOPE / (1.0 + rounds) if rounds < ENOUGH else 0.0
 
     def _of(self, mode: Mode, requests: int) -> Seen:
         return self._modes.setdefault((mode, self.bucket(requests)), Seen())
