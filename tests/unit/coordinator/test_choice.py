@@ -70,13 +70,21 @@ def test_requests_without_drafts_emit_one_token_each() -> None:
 
 def test_what_was_seen_corrects_the_forecast_and_fades() -> None:
     seen = Experience()
-    mode, other = Mode(2, 3), Mode(2, 4)
-    assert seen.ratio(mode, 8, 0) == 1.0
+    mode, other, single = Mode(2, 3), Mode(2, 4), Mode(1, 3)
+
+    def ratios(tick: int) -> dict[Mode, float]:
+        return seen.ratios([mode, other, single], 8, tick, lambda *_: 20 * MS)
+
+    assert set(ratios(0).values()) == {1.0}
     for tick in range(40):
-        seen.add(mode, 8, 1.5, tick)
-    assert seen.ratio(mode, 8, 40) == pytest.approx(1.5, abs=0.02)
-    assert seen.ratio(other, 8, 40) == pytest.approx(1.5, abs=0.05)  # the same number of lanes: probably the same
-    assert seen.ratio(Mode(1, 3), 8, 40) == 1.0
+        seen.add(mode, 8, 30 * MS, tick)
+    assert ratios(40)[mode] == pytest.approx(1.5, abs=0.02)
+    assert ratios(40)[other] == pytest.approx(1.5, abs=0.05)  # the same number of lanes: probably the same
+    assert ratios(40)[single] == 1.0
+    assert ratios(40_000)[mode] == pytest.approx(1.0, abs=0.01)
+    for tick in range(40, 42):
+        seen.add(mode, 8, 90 * MS, tick)
+    assert ratios(42)[mode] < 2.0
     assert seen.slack(mode, 8, 40) == 0.0
     assert seen.slack(other, 8, 40) > 0.2
     assert seen.slack(mode, 8, 40_000) > 0.2
