@@ -3,7 +3,7 @@
 Between verifications pass max(V, t, (t + V + rtt + o) / D) seconds with D lanes on one drafter and one verifier. Said
 for lanes that need not be equal: in a cycle each lane has one round; the verifier works through the lanes one
 after the other, so does the drafter, and no lane is faster than its own round. A cycle emits E(K) tokens for each of
-the n requests.
+the n requests, and new requests bring prompts that are fed in between.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Load:
 
     requests: int  # n, in flight
     drafting: float = 1.0  # the share of them that may have drafts
+    prompts: float = 0.0  # prompt tokens that are fed for each token emitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ def forecast(mode: Mode, load: Load, pace: Pace, chances: tuple[float, ...]) -> 
         drafting = size * load.drafting
         draft, verify = pace.draft_seconds(setting, drafting), pace.verify_seconds(setting, drafting)
         parts[size] = (draft, verify, pace.around_seconds(setting))
-    drafts, verifications = (sum(parts[size][which] for size in sizes) for which in (0, 1))
-    cycle = max(verifications, drafts, *(sum(part) for part in parts.values()))
-    gained = emitted(chances, mode.draft_tokens) - 1.0
-    return Forecast(cycle, *parts[sizes[0]], tokens=load.requests * (1.0 + load.drafting * gained))
+    tokens = load.requests * (1.0 + load.drafting * (emitted(chances, mode.draft_tokens) - 1.0))
+    fed = pace.prompt_seconds(len(sizes), load.prompts * tokens, drafts=mode.draft_tokens > 0)
+    drafts, verifications = (sum(parts[size][which] for size in sizes) + fed[which] for which in (0, 1))
+    cycle = max(verifications, drafts, max(map(sum, parts.values())) + sum(fed) / len(sizes))
+    return Forecast(cycle, *parts[sizes[0]], tokens=tokens)

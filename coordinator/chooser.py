@@ -21,17 +21,19 @@ from minedraft.types import DraftItem, Proposal, StepTiming, VerifyItem
 
 NS: Final = 1e-9
 EVERY: Final = 8  # rounds of each lane between decisions
-GAIN: Final = 0.06  # summed over decisions in a row before the mode changes
+GAIN: Final = 0.05  # summed over decisions in a row before the mode changes
 LEAST_GAIN: Final = 0.005  # a decision's gain that counts at all
 ALIKE: Final = 1.4  # loads that differ by less than this factor are alike
-JUMP: Final = 0.03  # gain at which the mode changes at once when the load has
+JUMP: Final = 0.03  # gain at which the mode changes at once when the load has, or that a look at drafts must promise
 BUDGET: Final = 0.01  # of the time, for trials
 ALLOWANCE: Final = 40.0  # cycles that trials may cost beyond it, once
 TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
+REST: Final = 1  # decisions between trials, beside the one at the end of a trial
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
 PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
 NARROW: Final = 8  # requests that are drafted for when plain decoding looks whether drafts have become better
+PROMPT_ROUNDS: Final = 256.0  # that the average of prompt tokens remembers
 MOST_TO_CATCH_UP: Final = 256  # tokens, for all of them
 RESTED: Final = 0.999  # what is left of the evidence on acceptance after a round without drafts
 
@@ -53,10 +55,17 @@ class Round:
     verify_timing: StepTiming | None = None
     verify_work: tuple[int, int] = (0, 0)  # tokens, prompt tokens
     emitting: int = 0
+    emitted: int = 0  # tokens
+    prefilled_before: float = 0.0
 
     @property
     def prefills(self) -> bool:
         return self.draft_work[3] > 0 or self.verify_work[1] > 0 or self.emitting < self.items
+
+    @property
+    def drafting(self) -> int:
+        """Requests that drafts were asked for."""
+        return sum(asked > 0 for asked in self.asked.values())
 
     def drafted(self, items: Sequence[DraftItem], proposals: Sequence[Proposal], timing: StepTiming) -> None:
         """The draft step was answered."""
@@ -74,8 +83,8 @@ class Round:
             tail = len(item.tail_token_ids)
             if tail > self.most:
                 prompts += tail
-            else:
-                tokens += tail + (len(item.proposal.token_ids) if item.proposal else 0)
+            else:  # of a tail that was drafted, the verifier has all but the last token
+                tokens += 1 + (len(item.proposal.token_ids) if item.proposal else 0)
             self.emitting += item.emit
         self.verify_work = (tokens, prompts)
         self.verify_timing = timing
@@ -112,6 +121,7 @@ class Chooser:
         self._mode = self._modes[-1] if self.fixed else self._opening[0]
         self._opened = 0
         self._trial: Trial | None = None
+        self._rests = 0  # decisions until the next trial may begin
         self._load = Load(0)
         self._drafter = 0
         self._tick = 0
@@ -121,6 +131,8 @@ class Chooser:
         self._adapted = 0  # requests in flight when the load was last said to have changed
         self._least = self._usual = 0.0
         self._served = 0.0  # seconds with rounds
+        self._prefilled = 0.0  # seconds that prompts took, of all lanes
+        self._prompt_tokens = self._emitted_tokens = 0.0  # of a round, on average
         self._lost = 0.0  # seconds of them that trials cost
         self._forecast: Forecast | None = None
         self._reason = "fixed" if self.fixed else "measuring"
@@ -147,7 +159,9 @@ class Chooser:
         narrow = None
         if self._trial and self._trial.narrow:
             narrow = _shortest(requests, drafter)
-        return Round(lane, mode, len(requests), in_flight, now, self.most_draft_tokens + 1, narrow)
+        current = Round(lane, mode, len(requests), in_flight, now, self.most_draft_tokens + 1, narrow)
+        current.prefilled_before = self._prefilled
+        return current
 
     def drafts(self, current: Round, request: Request) -> int:
         """How many drafts to ask for, for a request of this round."""
@@ -164,6 +178,7 @@ class Chooser:
 
     def judged(self, current: Round, request: Request, accepted: int) -> None:
         """A request's drafts were verified."""
+        current.emitted += accepted + 1
         asked = current.asked.get(request.id, 0)
         if asked and not self.fixed:
             request.acceptance.add(asked, accepted)
@@ -186,10 +201,13 @@ class Chooser:
         before, self._last[current.lane] = self._last.get(current.lane), (current.mode, current.items)
         if before is not None and before[0].lanes == current.mode.lanes:
             self._learn(current, lanes, elapsed)
-        settled = before is not None and _settled(current, before, lanes)
+        prefill = self._prefill(current, lanes)
+        self._prefilled += prefill
+        wanted = current.items * self._load.drafting
+        settled = before is not None and _settled(current, before, lanes, wanted) and prefill < 0.5 * elapsed
         if settled and current.narrow is None and not self._opening:
-            expected = self._expect(current.mode).cycle_seconds
-            self.experience.add(current.mode, current.in_flight, elapsed / expected, self._tick)
+            plain = elapsed - (self._prefilled - current.prefilled_before)
+            self.experience.add(current.mode, current.in_flight, max(plain, 0.25 * elapsed), self._tick)
         if current.mode.draft_tokens == 0:
             self.acceptance.rest(RESTED)
         if self._opening:
@@ -214,7 +232,8 @@ class Chooser:
             if self._evidence >= GAIN:
                 self._change(best, f"{100 * gain:.0f} % more than {self._mode}")
         self._forecast = self._expect(self._mode)
-        if self._lost <= self._allowed():
+        self._rests -= 1
+        if self._rests < 0 and self._lost <= self._allowed():
             self._consider_trial(scores)
 
     def describe(self) -> ChoiceInfo:
@@ -248,7 +267,8 @@ class Chooser:
                 self._opening = list(self._first)
             self.pace.draft.doubt()
             self._drafter = drafter
-        self._load = Load(in_flight, share)
+        prompts = self._prompt_tokens / max(self._emitted_tokens, 1.0)
+        self._load = Load(in_flight, share, prompts)
         if changed:
             self._adapt()
 
@@ -286,6 +306,14 @@ class Chooser:
             steps += draft.queue_ns + draft.host_ns + draft.forward_ns
         self.pace.spent_around(replace(setting, prefill=0), max(elapsed - steps * NS, 0.0), self._tick)
 
+    def _prefill(self, current: Round, lanes: int) -> float:
+        """Seconds that prompts took in this round; what is fed for each token emitted is noted."""
+        prompts = current.verify_work[1]
+        self._prompt_tokens += (prompts - self._prompt_tokens) / PROMPT_ROUNDS
+        self._emitted_tokens += (current.emitted - self._emitted_tokens) / PROMPT_ROUNDS
+        drafter = self.pace.prompt_seconds(lanes, current.draft_work[3], drafts=True)[0]
+        return drafter + self.pace.prompt_seconds(lanes, prompts, drafts=False)[1]
+
     def _open(self, current: Round) -> None:
         """The first rounds look at a few modes that the model can start from."""
         if not self._drafter:
@@ -311,8 +339,8 @@ class Chooser:
         elif self._mode.draft_tokens == 0 and self._drafter:
             hoped = self._scores(self.acceptance.by_place(self.acceptance.doubt()))
             likely = [mode for mode in hoped if mode.lanes == self._mode.lanes and 0 < mode.draft_tokens <= 2]
-            if any(hoped[mode] > here for mode in hoped if mode.draft_tokens) and likely:
-                self._begin_trial(Trial(max(likely), here, narrow=True))
+            if max(hoped.values()) > here * (1.0 + JUMP) and likely:
+                self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, narrow=True))
 
     def _begin_trial(self, trial: Trial) -> None:
         self._trial = trial
@@ -320,7 +348,7 @@ class Chooser:
 
     def _try(self, trial: Trial, current: Round, seconds: float, settled: bool) -> None:
         """One more round of a trial."""
-        drafted = sum(1 for asked in current.asked.values() if asked)
+        drafted = current.drafting
         gained = emitted(self.acceptance.by_place(), current.mode.draft_tokens) - 1.0
         trial.rounds += 1
         trial.settled += settled or (trial.narrow and drafted > 0)
@@ -336,6 +364,7 @@ class Chooser:
         if trial.settled == 0:
             self.experience.skip(trial.mode, self._load.requests, self._tick)
         self._trial = None
+        self._rests = REST
 
     def _allowed(self) -> float:
         """Seconds that trials may have cost by now."""
@@ -356,15 +385,17 @@ class Chooser:
             for mode in self._modes
             if mode.lanes <= max(requests, self._modes[0].lanes) and (drafting or mode.draft_tokens == 0)
         ] or [replace(self._modes[0], draft_tokens=0)]
-        scores = {}
-        solved = 0
-        for mode in possible:
-            if mode.lanes != solved:
-                solved = mode.lanes
-                lanes = min(solved, requests)
-                self.pace.solve(lanes, requests / lanes, self._tick)
-            found = forecast(mode, self._load, self.pace, chances)
-            scores[mode] = found.tokens_per_second / self.experience.ratio(mode, requests, self._tick)
+        for lanes in {min(mode.lanes, requests) for mode in possible}:
+            self.pace.solve(lanes, requests / lanes, self._tick)
+
+        def cycle(mode: Mode, requests: int) -> float:
+            load = replace(self._load, requests=requests, prompts=0.0)
+            return forecast(mode, load, self.pace, chances).cycle_seconds
+
+        ratios = self.experience.ratios(possible, requests, self._tick, cycle)
+        scores = {
+            mode: forecast(mode, self._load, self.pace, chances).tokens_per_second / ratios[mode] for mode in possible
+        }
         self._weigh(max(scores.values()), chances)
         return scores
 
@@ -390,12 +421,12 @@ def _opening(lanes: int, draft_tokens: Sequence[int]) -> list[Mode]:
     return [Mode(lanes, count) for count in sorted(some, key=lambda count: (count == 0, count > 2))]
 
 
-def _settled(current: Round, before: tuple[Mode, int], lanes: int) -> bool:
-    """Whether a round is what its mode looks like in the long run."""
+def _settled(current: Round, before: tuple[Mode, int], lanes: int, wanted: float) -> bool:
+    """Whether a round is what its mode looks like in the long run; drafts are made for `wanted` requests then."""
     even = abs(current.items - current.in_flight / lanes) <= 1.0
     same = before[0] == current.mode and abs(before[1] - current.items) <= 1
-    drafted = current.mode.draft_tokens == 0 or current.draft_work[1] > 0
-    return same and even and drafted and not current.prefills
+    drafted = current.mode.draft_tokens == 0 or current.drafting >= max(0.75 * wanted, 1.0)
+    return same and even and drafted
 
 
 def _shortest(requests: Sequence[Request], drafter: int) -> set[int]:

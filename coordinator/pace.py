@@ -178,6 +178,11 @@ class Pace:
         tokens = setting.items + setting.drafts * drafting * self._proposed
         return self.verify.seconds(setting, (1.0, setting.items, tokens, 0.0))
 
+    def prompt_seconds(self, lanes: int, tokens: float, *, drafts: bool) -> tuple[float, float]:
+        """What so many prompt tokens take of the drafter and of the verifier."""
+        drafter = float(self.draft.coefficients(lanes)[3]) if drafts else 0.0
+        return drafter * tokens, float(self.verify.coefficients(lanes)[3]) * tokens
+
     def around_seconds(self, setting: Setting) -> float:
         return self.around.seconds(setting, (1.0, setting.items))
 

@@ -20,7 +20,6 @@ from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
 from minedraft.cli.stack_options import Draft, DraftTokens, DType, ReadySeconds, Target, ThreadsDrafter, ThreadsVerifier
 from minedraft.cli.up import describe_choice, describe_drafter
 from minedraft.client import Client
-from minedraft.config import AUTO
 from minedraft.generation import GenerateRequest, ServerInfo, SpeculationStats
 from minedraft.types import SamplingParams
 
@@ -67,7 +66,7 @@ def demo(
     ] = None,
     target: Target = "demo",
     draft: Draft = "auto",
-    draft_tokens: DraftTokens = AUTO,
+    draft_tokens: DraftTokens = "4",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens an answer at most")] = 128,
     dtype: DType = "float32",
     threads_verifier: ThreadsVerifier = 0,

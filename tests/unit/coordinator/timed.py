@@ -44,7 +44,7 @@ Accept = Callable[[float], float]  # chance that a draft is right, by time
 
 @dataclass(frozen=True)
 class Devices:
-    """Seconds of a draft step of (items, passes, drafts, tail tokens), of a verification of (items, tokens), of a trip.
+    """Seconds of a draft step of (items, passes, drafts, tokens fed), of a verification of (items, tokens), of a trip.
 
     `shared`: how much slower each service is while the other one works, as on cores that both use; 0 for not at all.
     """
@@ -69,6 +69,7 @@ class TimedPort:
         self.busy = 0.0
         self.other: TimedPort | None = None
         self._free_at = 0.0
+        self._cached: dict[int, int] = {}
 
     def describe(self) -> PeerInfo:
         return PeerInfo("timed:1", True, None, "", STATE, 1)
@@ -77,7 +78,15 @@ class TimedPort:
         return
 
     def release(self, generation: int, sequence_ids: Sequence[int]) -> None:
-        pass
+        for sequence in sequence_ids:
+            self._cached.pop(sequence, None)
+
+    def feed(self, item: DraftItem | VerifyItem, drafts: int) -> int:
+        """Committed tokens that must be fed: those not cached, drafts of earlier steps among them, at least one."""
+        length = item.base_len + len(item.tail_token_ids)
+        held = min(self._cached.get(item.sequence_id, 0), length - 1)
+        self._cached[item.sequence_id] = length + drafts
+        return length - held
 
     async def pass_time(self, seconds: float) -> StepTiming:
         """A step of so many seconds, behind those that are queued."""
@@ -100,7 +109,7 @@ class TimedDrafter(TimedPort):
 
     async def draft(self, lane: int, generation: int, items: Sequence[DraftItem]) -> DraftReply:
         wanted = [item.max_draft_tokens for item in items]
-        fed = sum(len(item.tail_token_ids) for item in items)
+        fed = sum(self.feed(item, max(item.max_draft_tokens - 1, 0)) for item in items)  # the last is not fed
         timing = await self.pass_time(self.devices.draft(len(items), max(*wanted, 1), sum(wanted), fed))
         proposals = tuple(
             Proposal(item.sequence_id, (TOKEN,) * item.max_draft_tokens, PointMass(), cached_len=item.base_len)
@@ -117,7 +126,7 @@ class TimedVerifier(TimedPort):
         self._accept = accept
 
     async def verify(self, lane: int, generation: int, items: Sequence[VerifyItem]) -> VerifyReply:
-        tokens = sum(len(item.tail_token_ids) + _drafts(item) for item in items)
+        tokens = sum(self.feed(item, _drafts(item)) + _drafts(item) for item in items)
         timing = await self.pass_time(self.devices.verify(len(items), tokens))
         chance = self._accept(asyncio.get_running_loop().time())
         return VerifyReply(1, tuple(_verdict(item, chance) for item in items), timing, STATE)
@@ -231,6 +240,8 @@ class ClosedLoop:
         if request.room == 0:
             request.dead = True
             self.admission.remove(request)
+            for port in (self.drafter, self.verifier):
+                port.release(port.generation, [request.id])
             if len(self.admission.requests) < self._wanted:
                 self._submit()
 
