@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint stubs bench clean
+.PHONY: demo test test-containers lint stubs bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ demo: $(VENV)/.ready  ## set up, fetch the demo model, start all three services,
 
 test: $(VENV)/.ready  ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-containers: $(VENV)/.ready  ## build the images, `docker compose up`, ask, kill, stop, down; skipped without Docker. BASE_IMAGE may name another
+	$(BIN)/python -m pytest -m containers tests/containers
 
 lint: $(VENV)/.ready  ## formatting, types, import rules, protocol
 	$(BIN)/ruff check .

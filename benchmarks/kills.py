@@ -4,8 +4,9 @@
 
 Simulated devices, every other line of code the real one. Requests at temperature 1 run all the time, their drafts drawn
 from dense laws; the simulated target is certain of each token, so there is one right output for each prompt: the
-one that plain decoding gives. Moments are uniform between a drafter's first word and two seconds later, so that some
-kills meet the handshake and others payloads on their way. Writes benchmarks/results/kills.json.
+one that plain decoding gives. Every other kill comes within two seconds of a drafter's first word, which meets the
+handshake; the others come within one second of the channel's opening, which meets payloads on their way. Writes
+benchmarks/results/kills.json.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ SIMULATE = "drafter=1ms,verifier=4ms,accept=0.7,vocab=4096"
 ANYWHERE = "127.0.0.1:0"
 READY_SECONDS = 120.0
 REQUEST_SECONDS = 60.0
-LATEST_KILL_SECONDS = 2.0
+POLL_SECONDS = 0.02
+AFTER_START_SECONDS = 2.0
+AFTER_OPENING_SECONDS = 1.0
 SAMPLING = SamplingParams(temperature=1.0, max_new_tokens=120, ignore_eos=True)
 PROMPTS = tuple(tuple(65 + 7 * i + j for j in range(3 + i)) for i in range(8))
 
@@ -48,6 +51,7 @@ class Outcome:
     """What came of it."""
 
     kills: int
+    kills_with_channel_open: int  # at least so many
     requests: int
     wrong_tokens: int
     stuck_requests: int  # that failed, or took longer than REQUEST_SECONDS
@@ -76,6 +80,7 @@ class Load:
                     output = await self._client.complete(GenerateRequest(TokenIds(prompt), SAMPLING))
             except (TimeoutError, MinedraftError) as error:
                 self.stuck.append(f"{type(error).__name__}: {error}")
+                print(self.stuck[-1], flush=True)
                 continue
             self.requests += 1
             right = self._right[prompt]
@@ -115,8 +120,11 @@ def run(setting: Setting) -> Outcome:
             await client.wait_ready(READY_SECONDS, drafter=True)
             load = Load(client, await _right(client))
             tasks = [asyncio.create_task(load.run(prompt)) for prompt in PROMPTS]
+            met_open = 0
             for number in range(setting.kills):
-                await asyncio.sleep(dice.uniform(0.0, LATEST_KILL_SECONDS))
+                if number % 2:
+                    met_open += await _channel_open(client)
+                await asyncio.sleep(dice.uniform(0.0, AFTER_OPENING_SECONDS if number % 2 else AFTER_START_SECONDS))
                 drafting.kill()
                 await asyncio.to_thread(drafting.wait_ended, READY_SECONDS)
                 drafting = await asyncio.to_thread(drafter, drafting.address)
@@ -127,6 +135,7 @@ def run(setting: Setting) -> Outcome:
             info = (await client.wait_ready(READY_SECONDS, drafter=True)).drafter
             return Outcome(
                 kills=setting.kills,
+                kills_with_channel_open=met_open,
                 requests=load.requests,
                 wrong_tokens=load.wrong_tokens,
                 stuck_requests=len(load.stuck),
@@ -147,6 +156,15 @@ def run(setting: Setting) -> Outcome:
                 process.kill()
     left = [path for path in setting.folder.iterdir() if path.name.startswith("minedraft-")]
     return Outcome(**(asdict(outcome) | {"leaked_segments": len(left)}))
+
+
+async def _channel_open(client: AsyncClient) -> bool:
+    """Wait for the channel to the drafter that was started last."""
+    for _ in range(int(READY_SECONDS / POLL_SECONDS)):
+        if (await client.server_info()).drafter.channel:
+            return True
+        await asyncio.sleep(POLL_SECONDS)
+    return False
 
 
 async def _right(client: AsyncClient) -> dict[tuple[int, ...], tuple[int, ...]]:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Histogram
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
@@ -18,10 +19,17 @@ READ_SECONDS: Final = 5.0
 FIRST_TOKEN_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 INTER_TOKEN_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 REQUEST_BUCKETS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+FAILURES: Final = (
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.INTERNAL,
+)
 
 
 class Waits:
-    """How long clients wait. Observed on the event loop, once a piece of output."""
+    """How long clients wait, and what they are refused. Observed on the event loop, once a piece of output."""
 
     def __init__(self) -> None:
         nowhere = CollectorRegistry()  # the endpoint has a registry of its own
@@ -40,11 +48,21 @@ class Waits:
         self._whole = histogram(
             "request_latency_seconds", "From a request's arrival to its end, however it ended.", REQUEST_BUCKETS
         )
-        self.collectors: tuple[Collector, ...] = (self._first, self._between, self._whole)
+        self._failed = Counter(
+            PREFIX + "requests_failed", "Requests that ended with an error, by status.", ["code"], registry=nowhere
+        )
+        for code in FAILURES:  # there from the start, so that the first one is seen as an increase
+            self._failed.labels(code.name)
+        self.collectors: tuple[Collector, ...] = (self._first, self._between, self._whole, self._failed)
 
     def begin(self) -> Wait:
         """A request has arrived."""
         return Wait(self._first, self._between, self._whole)
+
+    def failed(self, code: object) -> None:
+        """A request has ended with this status of gRPC's; anything else is no failure."""
+        if isinstance(code, grpc.StatusCode) and code is not grpc.StatusCode.OK:
+            self._failed.labels(code.name).inc()
 
 
 class Wait:
@@ -183,6 +201,7 @@ def _requests(info: ServerInfo) -> Iterable[Metric]:
     lanes = [({"lane": str(lane.lane), "verifier": lane.verifier}, lane) for lane in info.lanes]
     yield gauge("num_requests_running", "Requests in a lane.", *((label, lane.requests) for label, lane in lanes))
     yield gauge("num_requests_waiting", "Requests in the queue.", ({}, info.queued_requests))
+    yield gauge("queue_size", "Requests that the queue holds at most.", ({}, info.limits.queue_size))
     yield counter("lane_rounds", "Rounds that a lane has run.", *((label, lane.rounds) for label, lane in lanes))
     yield counter(
         "requests",

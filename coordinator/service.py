@@ -51,7 +51,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         pb_grpc.add_GenerationServiceServicer_to_server(self, server)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
-        with self._waiting() as on_its_way:
+        with self._waiting(context) as on_its_way:
             async with _errors_as_status(context), self._running(request, context) as sink:
                 last = False
                 while not last:
@@ -62,7 +62,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:  # noqa: N802
         pieces: list[Output] = []
-        with self._waiting() as on_its_way:
+        with self._waiting(context) as on_its_way:
             async with _errors_as_status(context), self._running(request.generate, context) as sink:
                 last = False
                 while not last:
@@ -82,7 +82,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         return write_server(self.coordinator.info())
 
     @contextmanager
-    def _waiting(self) -> Iterator[Callable[[int], None]]:
+    def _waiting(self, context: Context) -> Iterator[Callable[[int], None]]:
         """Takes how many tokens go to the client, whenever some do."""
         if self.waits is None:
             yield lambda _: None
@@ -92,6 +92,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             yield wait.piece
         finally:
             wait.end()
+            self.waits.failed(context.code())
 
     @asynccontextmanager
     async def _running(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[Sink]:

@@ -31,7 +31,7 @@ from minedraft.generation import GenerateRequest, Output, PeerInfo, ServerInfo
 from minedraft.rpc import convert_public as convert
 from minedraft.rpc.credentials import ClientTls, may_carry_token
 from minedraft.rpc.status import error_of
-from minedraft.rpc.tokens import SHORTEST, TOKEN
+from minedraft.rpc.tokens import SHORTEST, TOKEN, first_secret
 from minedraft.v1 import generation_pb2 as pb
 from minedraft.v1 import generation_pb2_grpc as pb_grpc
 
@@ -248,6 +248,11 @@ def awaited_peer(info: ServerInfo, drafter: bool) -> str:
 def _decided(drafter: PeerInfo) -> bool:
     """Whether it is known how, or why not, a drafter is used. Only those that lanes are paired with come to that."""
     return bool(drafter.refusal) or (drafter.connected and bool(drafter.channel or drafter.channel_note))
+
+
+def token_in(file: str) -> str:
+    """The first token of a file that has not expired; "" without a file. Raises SetupError."""
+    return first_secret(Path(file)) if file else ""
 
 
 def _metadata(address: str, tls: ClientTls, token: str) -> tuple[tuple[str, str], ...]:

@@ -264,11 +264,12 @@ class CoordinatorSettings(DialSettings, ServiceSettings):
         return self.lane_size * (AUTO_FULL_LANES if self.lanes == AUTO else self.lanes)
 
 
-class HttpSettings(ProcessSettings):
+class HttpSettings(DialSettings, ProcessSettings):
     """python -m minedraft.http"""
 
     listen: str = Field("127.0.0.1:8000", description="address to serve on, HOST:PORT; port 0 takes a free one")
     coordinator: str = Field("127.0.0.1:50050", description="address of the coordinator, HOST:PORT")
+    token_file: str = Field("", description="file whose first token is sent to the coordinator")
     model_name: str = Field("", description="name that clients may ask for beside the target's own")
     tokenizer: str = Field(
         "", description="folder with the target's tokenizer.json; without it logprobs name tokens by their ids"
@@ -278,6 +279,21 @@ class HttpSettings(ProcessSettings):
     )
     max_message_mib: Annotated[int, Field(ge=1, le=64)] = Field(16, description="largest request body, MiB")
     max_choices: Annotated[int, Field(ge=1)] = Field(128, description="choices a request at most: prompts times n")
+
+
+class HealthSettings(DialSettings):
+    """python -m minedraft.health"""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MINEDRAFT_", frozen=True, extra="ignore", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    listen: str = Field(
+        "127.0.0.1:50050", description="address that the service listens on, HOST:PORT; one that means every address "
+        "is called on loopback"
+    )  # fmt: skip
+    http: bool = Field(False, description="ask the HTTP door, by GET /health, instead of a gRPC service")
+    timeout_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="longest wait for the answer")
 
 
 class CliSettings(DialSettings):
@@ -300,7 +316,7 @@ def environment_for_services() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.upper().startswith("MINEDRAFT_")}
 
 
-S = TypeVar("S", bound=ProcessSettings)
+S = TypeVar("S", bound=BaseSettings)
 
 
 def load(kind: type[S], program: str, arguments: Sequence[str]) -> S:

@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 from prometheus_client.registry import Collector
 
-from minedraft.client import AsyncClient
+from minedraft.client import AsyncClient, token_in
 from minedraft.config import HttpSettings
 from minedraft.errors import SetupError
 from minedraft.http.app import Door
@@ -42,11 +42,18 @@ class HttpService:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Serve; return the address. Raises SetupError when the port is taken."""
+        """Serve; return the address. Raises SetupError when the port is taken or a file of secrets cannot be used."""
         settings = self._settings
+        self._client = AsyncClient(
+            settings.coordinator,
+            token=token_in(settings.token_file),
+            ca=settings.tls_ca,
+            cert=settings.tls_client_cert,
+            key=settings.tls_client_key,
+            server_name=settings.tls_server_name,
+        )
         listener = _bind(settings.listen)
         self._warn_if_open(listener)
-        self._client = AsyncClient(settings.coordinator)
         self._door = Door(settings, self._client, vocabulary=self._vocabulary, keys=self._keys)
         self._server = _Server(_uvicorn_config(self._door, settings.grace_seconds))
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))

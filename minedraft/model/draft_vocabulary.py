@@ -9,14 +9,16 @@ all known. The checkpoint has `draft_vocab_size` in its config and a tensor `d2t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from minedraft.errors import SetupError
+
+if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for
+    from transformers import PretrainedConfig, PreTrainedModel
 
 SIZE: Final = "draft_vocab_size"
 MAP: Final = "d2t"
@@ -44,6 +46,8 @@ def to_map(token_ids: Tensor) -> Tensor:
 
 def load_draft(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The model of a checkpoint with a draft vocabulary. Raises SetupError when its tensors do not fit its config."""
+    from transformers import AutoModelForCausalLM
+
     factory: Any = AutoModelForCausalLM
     config.tie_word_embeddings = False
     model: Any = factory.from_config(config, dtype=dtype)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
 
 from minedraft.errors import InternalError, SetupError
 from minedraft.kv.store import KVStore
@@ -19,6 +18,9 @@ from minedraft.model.graphs import DecodeGraphs
 from minedraft.model.ragged import RaggedBatch
 from minedraft.model.sdpa import SdpaBackend
 from minedraft.model.staging import Stager
+
+if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for
+    from transformers import PreTrainedModel
 
 STOCK: Final = "eager"  # the attention that every architecture brings along
 
@@ -62,6 +64,8 @@ class HFModel:
         self._backend = backend or SdpaBackend()
         self._stager = Stager(self.device)
         self._graphs: DecodeGraphs | None = None
+        from transformers import AttentionInterface
+
         attention.register(AttentionInterface)
         self.use_attention(attention.NAME)
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the name that everybody uses
-from transformers import PreTrainedModel
 
 from minedraft.kv.store import KVStore
 from minedraft.model.attention import AttentionPlan
 from minedraft.model.hf import HFModel
+
+if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for
+    from transformers import PreTrainedModel
 
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2"})
 

@@ -10,15 +10,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PretrainedConfig, PreTrainedModel
 
 from minedraft.errors import SetupError
 from minedraft.model import draft_vocabulary
 from minedraft.model.architectures import check_architecture
+
+if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for
+    from transformers import PretrainedConfig, PreTrainedModel
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -110,6 +111,8 @@ def load(path: Path, *, dtype: str = AUTO, device: torch.device | None = None, r
 
 def read_config(path: Path) -> PretrainedConfig:
     """The configuration of the safetensors model at `path`, without its weights. Raises SetupError."""
+    from transformers import AutoConfig
+
     folder = locate(path).folder
     check_architecture(str(_read_config(folder).get("model_type", "")))
     try:
@@ -120,6 +123,8 @@ def read_config(path: Path) -> PretrainedConfig:
 
 
 def _load_safetensors(folder: Path, dtype: str, ranks: int) -> PreTrainedModel:
+    from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig
+
     factory: Any = AutoModelForCausalLM
     settings = _read_config(folder)
     check_architecture(str(settings.get("model_type", "")))
@@ -166,6 +171,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def quieten() -> None:
     """Errors come as exceptions here; transformers' log lines and progress bars are switched off for the process."""
+    import transformers
+
     talk: Any = transformers.logging
     talk.set_verbosity(logging.CRITICAL)
     talk.disable_progress_bar()

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import numpy as np
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.distributed.tensor_parallel import get_kv_heads_per_rank
 
 from minedraft.errors import ProtocolError, SetupError
 from minedraft.kv.sizing import DeviceMemory
@@ -27,6 +25,9 @@ from minedraft.model.backends import Shape
 from minedraft.model.hf import HFModel
 from minedraft.model.orders import Order, Pass, StockPass, TellMemory, UseBackend, UseStore
 from minedraft.model.ragged import RaggedBatch
+
+if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for
+    from transformers import PreTrainedModel
 
 FLAG: Final = "--tensor-parallel"
 
@@ -54,6 +55,8 @@ def kv_heads_of_a_rank(config: Any, ranks: int) -> int:
         )
     heads = int(config.num_attention_heads)
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    from transformers.distributed.tensor_parallel import get_kv_heads_per_rank
+
     own: Any = get_kv_heads_per_rank(plan, kv_heads, ranks)
     if own is None:
         counts = [str(count) for count in range(2, kv_heads + 1) if kv_heads % count == 0]

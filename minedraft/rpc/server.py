@@ -17,6 +17,9 @@ from minedraft.rpc.credentials import ServerCertificate, is_loopback
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 """What a servicer's method gets beside the request."""
 
+ALIVE: Final = "alive"
+"""A name for liveness probes: SERVING from `start` on, also while calls are not welcome yet."""
+
 # Clients ping every second or so; without these a server answers "Too many pings" after a few.
 PING_POLICY: Final = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
@@ -55,6 +58,7 @@ class Server:
 
     async def start(self) -> None:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(ALIVE, health_pb2.HealthCheckResponse.SERVING)
         await self.aio.start()
 
     async def serving(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from minedraft.config import CoordinatorSettings
-from minedraft.errors import SetupError
+from minedraft.errors import InvalidRequest, Overloaded, SetupError
 from minedraft.process import Service
 from minedraft.telemetry.metrics import MetricsEndpoint
 from minedraft.types import SamplingParams
@@ -65,6 +66,7 @@ async def test_all_three_services_say_what_they_did(models: tuple[Path, Path], t
     assert seen["generation_tokens_total", ()] >= 30 * len(PROMPTS)
     assert seen["requests_total", (("ended", "finished"),)] == len(PROMPTS)
     assert seen["num_requests_waiting", ()] == 0
+    assert seen["queue_size", ()] == info.limits.queue_size
     assert seen["channel_info", (("kind", "shm"),)] == 1
     assert seen["peer_up", (("service", "drafter"),)] == 1
     assert seen["request_latency_seconds_count", ()] == len(PROMPTS)
@@ -76,6 +78,22 @@ async def test_all_three_services_say_what_they_did(models: tuple[Path, Path], t
         assert one["busy_seconds_total", ()] > one["forward_seconds_total", ()] > 0
         assert one["kv_blocks", ()] == 512
         assert one["kv_blocks_free", ()] > 400
+
+
+async def test_refusals_are_counted_by_their_status(models: tuple[Path, Path]) -> None:
+    async with cluster(models[0], None, lanes=1, lane_size=1, queue_size=0, log_level="warning") as here:
+        await here.client.wait_ready(20)
+        assert ("requests_failed_total", (("code", "RESOURCE_EXHAUSTED"),)) in await read(here.coordinator)
+        long = replace(SAMPLING, max_new_tokens=200)
+        answers = await asyncio.gather(*(here.token_ids(PROMPTS[0], long) for _ in range(3)), return_exceptions=True)
+        with pytest.raises(InvalidRequest):
+            await here.token_ids([], SAMPLING)
+        seen = await read(here.coordinator)
+    assert sum(isinstance(answer, Overloaded) for answer in answers) == 2
+    assert seen["requests_failed_total", (("code", "RESOURCE_EXHAUSTED"),)] == 2
+    assert seen["requests_failed_total", (("code", "INVALID_ARGUMENT"),)] == 1
+    assert seen["requests_failed_total", (("code", "INTERNAL"),)] == 0
+    assert seen["request_latency_seconds_count", ()] == 4
 
 
 async def test_a_coordinator_without_a_verifier_has_metrics_too() -> None:

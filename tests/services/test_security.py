@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 import pytest_asyncio
 import structlog
@@ -28,9 +29,10 @@ from coordinator.channel import exposure
 from coordinator.clients import Clients
 from coordinator.service import FULL_NAME, GenerationServicer
 from minedraft.client import AsyncClient, Client
-from minedraft.config import CoordinatorSettings, DrafterSettings, ServiceSettings
+from minedraft.config import CoordinatorSettings, DrafterSettings, HttpSettings, ServiceSettings
 from minedraft.errors import InvalidRequest, Overloaded, PeerUnavailable, SetupError, Unauthenticated
 from minedraft.generation import GenerateRequest, Text, TokenIds
+from minedraft.http.service import HttpService
 from minedraft.rpc.credentials import ClientTls
 from minedraft.rpc.gate import TokenGate
 from minedraft.rpc.server import Server
@@ -114,6 +116,19 @@ async def test_a_generation_crosses_three_encrypted_services(house: House) -> No
     output = await house.cluster.client.complete(SHORT)
     assert len(output.token_ids) == 4
     assert (await house.cluster.client.server_info()).speculation.rounds > 0
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_http_door_calls_over_tls_with_a_token(house: House, tmp_path: Path) -> None:
+    files: dict[str, Any] = {"tls_ca": str(house.authority.file), "token_file": str(tokens_in(tmp_path))}
+    for given, status in ((files, 200), (files | {"token_file": ""}, 500), ({}, 503)):
+        door = HttpService(HttpSettings(listen="127.0.0.1:0", coordinator=house.address, grace_seconds=0, **given))
+        address = await door.start()
+        try:
+            async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+                assert (await client.get("/v1/models")).status_code == status
+        finally:
+            await door.stop()
 
 
 @pytest.mark.asyncio(loop_scope="module")
