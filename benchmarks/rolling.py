@@ -2,11 +2,11 @@
 
     python -m benchmarks.rolling [--rounds 10] [--concurrency 16] [--seed 0]
 
-Two drafters and two verifiers behind one coordinator, each a process of its own; simulated devices, every other line of code
-the real one. In a round each of the four is told to end by SIGTERM, awaited and started again at its address, and then one
-of each kind is killed by SIGKILL and started again. All the while `concurrency` requests run. The simulated target is
-certain of each token, so there is one right output for each prompt: the one that plain decoding gives. Writes
-benchmarks/results/rolling.json.
+Two drafters and two verifiers behind one coordinator, each a process of its own; simulated devices, every other line
+of code the real one. In a round each of the four is told to end by SIGTERM, awaited and started again at its address,
+and then one of each kind is killed by SIGKILL and started again. All the while `concurrency` requests run. The
+simulated target is certain of each token, so there is one right output for each prompt: the one that plain decoding
+gives. Writes benchmarks/results/rolling.json.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Replica:
         end(self.process)
         if not await asyncio.to_thread(self.process.wait_ended, ENDING_SECONDS):
             return None
-        code = self.process.returncode
+        code = self.process.exit_code
         self.process = await asyncio.to_thread(self.start, self.process.address)
         return code
 
@@ -149,7 +149,8 @@ async def _disturb(setting: Setting, address: str, verifiers: list[Replica], dra
                 await dice.choice(kind).restart(ServiceProcess.kill)
                 kills += 1
                 await _all_there(client)
-            print(f"{len(codes)} restarts, {kills} kills, {load.requests} requests, {len(load.failed)} failed", flush=True)
+            failed = len(load.failed)
+            print(f"{len(codes)} restarts, {kills} kills, {load.requests} requests, {failed} failed", flush=True)
         used = {lane.verifier for lane in (await client.server_info()).lanes if lane.requests}
         load.over = True
         await asyncio.gather(*tasks)
@@ -176,9 +177,7 @@ async def _all_there(client: AsyncClient) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _right(
-    client: AsyncClient, prompts: tuple[tuple[int, ...], ...]
-) -> dict[tuple[int, ...], tuple[int, ...]]:
+async def _right(client: AsyncClient, prompts: tuple[tuple[int, ...], ...]) -> dict[tuple[int, ...], tuple[int, ...]]:
     """What plain decoding answers."""
     plain = [GenerateRequest(TokenIds(prompt), SAMPLING, max_draft_tokens=0) for prompt in prompts]
     outputs = await asyncio.gather(*(client.complete(request) for request in plain))

@@ -23,7 +23,9 @@ def test_targets_are_addresses_and_names() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "a", "a:", ":1", "a:b", "a:0", "a:70000", "a:1,,b:2", "dns:", "dns:a", "a:\u0661"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "a:", ":1", "a:b", "a:0", "a:70000", "a:1,,b:2", "dns:", "dns:a", "a:\u0661"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match=r"--drafter: .*HOST:PORT"):
         read_targets(text, "--drafter")
