@@ -105,7 +105,10 @@ def run(setting: Setting) -> Outcome:
         return started("drafter", "drafter_service", (*engine, "--draft-law", "dense"), listen)
 
     verifier, drafting = started("verifier", "verifier_service", engine), drafter()
-    flags = ("--verifier", verifier.address, "--drafter", drafting.address, "--channel", "shm", "--log-level", "error")
+    flags = (
+        *("--verifier", verifier.address, "--drafter", drafting.address, "--channel", "shm"),
+        *("--lanes", "2", "--draft-tokens", "4", "--log-level", "error"),
+    )
     coordinator = started("coordinator", "coordinator", flags)
     dice = random.Random(setting.seed)
 

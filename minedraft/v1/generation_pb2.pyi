@@ -15,10 +15,19 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_EOS: _ClassVar[FinishReason]
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+
+class StepKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STEP_KIND_UNSPECIFIED: _ClassVar[StepKind]
+    STEP_KIND_DRAFT: _ClassVar[StepKind]
+    STEP_KIND_VERIFY: _ClassVar[StepKind]
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_EOS: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
+STEP_KIND_UNSPECIFIED: StepKind
+STEP_KIND_DRAFT: StepKind
+STEP_KIND_VERIFY: StepKind
 
 class GenerateRequest(_message.Message):
     __slots__ = ("text", "chat", "token_ids", "sampling", "model", "request_id", "max_draft_tokens")
@@ -119,11 +128,11 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "target", "drafter", "verifier", "lanes", "limits", "queued_requests", "speculation", "activity", "finished_requests", "aborted_requests")
+    __slots__ = ("version", "target", "drafters", "verifiers", "lanes", "limits", "queued_requests", "speculation", "activity", "finished_requests", "aborted_requests", "choices")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
-    DRAFTER_FIELD_NUMBER: _ClassVar[int]
-    VERIFIER_FIELD_NUMBER: _ClassVar[int]
+    DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIERS_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -131,10 +140,11 @@ class GetServerInfoResponse(_message.Message):
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     FINISHED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ABORTED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     version: str
     target: _common_pb2.ModelInfo
-    drafter: PeerInfo
-    verifier: PeerInfo
+    drafters: _containers.RepeatedCompositeFieldContainer[PeerInfo]
+    verifiers: _containers.RepeatedCompositeFieldContainer[PeerInfo]
     lanes: _containers.RepeatedCompositeFieldContainer[LaneInfo]
     limits: Limits
     queued_requests: int
@@ -142,7 +152,38 @@ class GetServerInfoResponse(_message.Message):
     activity: Activity
     finished_requests: int
     aborted_requests: int
-    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., drafter: _Optional[_Union[PeerInfo, _Mapping]] = ..., verifier: _Optional[_Union[PeerInfo, _Mapping]] = ..., lanes: _Optional[_Iterable[_Union[LaneInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queued_requests: _Optional[int] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ..., finished_requests: _Optional[int] = ..., aborted_requests: _Optional[int] = ...) -> None: ...
+    choices: _containers.RepeatedCompositeFieldContainer[Choice]
+    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., drafters: _Optional[_Iterable[_Union[PeerInfo, _Mapping]]] = ..., verifiers: _Optional[_Iterable[_Union[PeerInfo, _Mapping]]] = ..., lanes: _Optional[_Iterable[_Union[LaneInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queued_requests: _Optional[int] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ..., finished_requests: _Optional[int] = ..., aborted_requests: _Optional[int] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("lanes", "draft_tokens", "auto_lanes", "auto_draft_tokens", "reason", "draft_seconds", "verify_seconds", "around_seconds", "tokens_per_second", "acceptance", "changes", "trials", "trial_seconds")
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_LANES_FIELD_NUMBER: _ClassVar[int]
+    AUTO_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    AROUND_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    lanes: int
+    draft_tokens: int
+    auto_lanes: bool
+    auto_draft_tokens: bool
+    reason: str
+    draft_seconds: float
+    verify_seconds: float
+    around_seconds: float
+    tokens_per_second: float
+    acceptance: _containers.RepeatedScalarFieldContainer[float]
+    changes: int
+    trials: int
+    trial_seconds: float
+    def __init__(self, lanes: _Optional[int] = ..., draft_tokens: _Optional[int] = ..., auto_lanes: bool = ..., auto_draft_tokens: bool = ..., reason: _Optional[str] = ..., draft_seconds: _Optional[float] = ..., verify_seconds: _Optional[float] = ..., around_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., acceptance: _Optional[_Iterable[float]] = ..., changes: _Optional[int] = ..., trials: _Optional[int] = ..., trial_seconds: _Optional[float] = ...) -> None: ...
 
 class PeerInfo(_message.Message):
     __slots__ = ("address", "connected", "model", "refusal", "state", "connections", "channel", "channel_note", "channel_generation", "payloads", "payloads_replaced")
@@ -171,14 +212,18 @@ class PeerInfo(_message.Message):
     def __init__(self, address: _Optional[str] = ..., connected: bool = ..., model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.ServiceState, _Mapping]] = ..., connections: _Optional[int] = ..., channel: _Optional[str] = ..., channel_note: _Optional[str] = ..., channel_generation: _Optional[int] = ..., payloads: _Optional[int] = ..., payloads_replaced: _Optional[int] = ...) -> None: ...
 
 class LaneInfo(_message.Message):
-    __slots__ = ("lane", "requests", "rounds")
+    __slots__ = ("lane", "requests", "rounds", "verifier", "drafter")
     LANE_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_FIELD_NUMBER: _ClassVar[int]
+    DRAFTER_FIELD_NUMBER: _ClassVar[int]
     lane: int
     requests: int
     rounds: int
-    def __init__(self, lane: _Optional[int] = ..., requests: _Optional[int] = ..., rounds: _Optional[int] = ...) -> None: ...
+    verifier: str
+    drafter: str
+    def __init__(self, lane: _Optional[int] = ..., requests: _Optional[int] = ..., rounds: _Optional[int] = ..., verifier: _Optional[str] = ..., drafter: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_len", "lanes", "lane_size", "queue_size", "draft_tokens", "prefill_chunk")
@@ -215,3 +260,41 @@ class Activity(_message.Message):
     verifications: int
     drafts: int
     def __init__(self, wall_seconds: _Optional[float] = ..., verifier_forward_seconds: _Optional[float] = ..., drafter_forward_seconds: _Optional[float] = ..., verifier_busy_seconds: _Optional[float] = ..., drafter_busy_seconds: _Optional[float] = ..., overlap_seconds: _Optional[float] = ..., verifications: _Optional[int] = ..., drafts: _Optional[int] = ...) -> None: ...
+
+class GetTimelineRequest(_message.Message):
+    __slots__ = ("after", "limit")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    limit: int
+    def __init__(self, after: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class GetTimelineResponse(_message.Message):
+    __slots__ = ("steps", "newest")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[TimelineStep]
+    newest: int
+    def __init__(self, steps: _Optional[_Iterable[_Union[TimelineStep, _Mapping]]] = ..., newest: _Optional[int] = ...) -> None: ...
+
+class TimelineStep(_message.Message):
+    __slots__ = ("number", "kind", "lane", "service", "step_id", "items", "timing", "draft_tokens", "accepted_tokens")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: StepKind
+    lane: int
+    service: str
+    step_id: int
+    items: int
+    timing: _common_pb2.StepTiming
+    draft_tokens: int
+    accepted_tokens: int
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[StepKind, str]] = ..., lane: _Optional[int] = ..., service: _Optional[str] = ..., step_id: _Optional[int] = ..., items: _Optional[int] = ..., timing: _Optional[_Union[_common_pb2.StepTiming, _Mapping]] = ..., draft_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
