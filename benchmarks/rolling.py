@@ -18,11 +18,11 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from benchmarks.load import Load
 from benchmarks.record import record
 from minedraft.cli.service import ServiceProcess
 from minedraft.client import AsyncClient
-from minedraft.errors import MinedraftError
-from minedraft.generation import GenerateRequest, ServerInfo, TokenIds
+from minedraft.generation import ServerInfo
 from minedraft.types import SamplingParams
 
 SIMULATE = "drafter=1ms,verifier=5ms,accept=0.7,vocab=256"
@@ -74,30 +74,6 @@ class Replica:
         return code
 
 
-class Load:
-    """Requests that run all the time, each answer compared with the right one."""
-
-    def __init__(self, client: AsyncClient, right: dict[tuple[int, ...], tuple[int, ...]]) -> None:
-        self._client = client
-        self._right = right
-        self.requests = self.wrong_tokens = 0
-        self.failed: list[str] = []
-        self.over = False
-
-    async def run(self, prompt: tuple[int, ...]) -> None:
-        while not self.over:
-            try:
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    output = await self._client.complete(GenerateRequest(TokenIds(prompt), SAMPLING))
-            except (TimeoutError, MinedraftError) as error:
-                self.failed.append(f"{type(error).__name__}: {error}")
-                continue
-            self.requests += 1
-            right = self._right[prompt]
-            differing = sum(a != b for a, b in zip(output.token_ids, right, strict=False))
-            self.wrong_tokens += differing + abs(len(output.token_ids) - len(right))
-
-
 def run(setting: Setting) -> Outcome:
     """Start the services, restart each again and again, stop them, and count."""
     engine = ("--simulate", SIMULATE, "--threads", "1", "--log-level", "warning")
@@ -137,8 +113,9 @@ async def _disturb(setting: Setting, address: str, verifiers: list[Replica], dra
     begun, codes, kills = loop.time(), [], 0
     async with AsyncClient(address) as client:
         await _all_there(client)
-        load = Load(client, await _right(client, prompts))
-        tasks = [asyncio.create_task(load.run(prompt)) for prompt in prompts]
+        load = Load(client, SAMPLING, REQUEST_SECONDS)
+        await load.learn(prompts)
+        tasks = load.start()
         for _ in range(setting.rounds):
             for replica in (*verifiers, *drafters):
                 await asyncio.sleep(dice.uniform(0.0, 0.5))
@@ -175,13 +152,6 @@ async def _all_there(client: AsyncClient) -> None:
         if len(peers) == 2 * REPLICAS and all(peer.connected for peer in peers):
             return
         await asyncio.sleep(0.05)
-
-
-async def _right(client: AsyncClient, prompts: tuple[tuple[int, ...], ...]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """What plain decoding answers."""
-    plain = [GenerateRequest(TokenIds(prompt), SAMPLING, max_draft_tokens=0) for prompt in prompts]
-    outputs = await asyncio.gather(*(client.complete(request) for request in plain))
-    return {prompt: output.token_ids for prompt, output in zip(prompts, outputs, strict=True)}
 
 
 def main() -> None:

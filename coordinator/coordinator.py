@@ -169,7 +169,7 @@ class Coordinator:
         return Rounds(
             admission=self._admission,
             site=site,
-            activity=self._activity,
+            activity=self._activity.beside(),
             chooser=Chooser(self._settings.lane_choices, self._settings.draft_token_choices, self._tell_choice),
             prefill_chunk=self._settings.prefill_chunk,
             commit=self._commit,

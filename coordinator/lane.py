@@ -23,7 +23,7 @@ from coordinator.request import CacheView, Request
 from coordinator.shares import complete, shares
 from coordinator.site import Members, Site
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
-from minedraft.telemetry.activity import ActivityLog, Role
+from minedraft.telemetry.activity import Role, VerifierActivity
 from minedraft.types import DraftItem, ItemStatus, Proposal, Verdict, VerifyItem
 
 CROWDED_PAUSE_SECONDS: Final = 0.05
@@ -37,7 +37,7 @@ class Rounds:
 
     admission: Admission
     site: Site
-    activity: ActivityLog
+    activity: VerifierActivity
     chooser: Chooser  # of K and of the number of lanes
     prefill_chunk: int  # prompt tokens in a step at most
     commit: Callable[[Request, VerifyItem, Verdict], None]

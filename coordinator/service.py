@@ -14,6 +14,7 @@ import structlog
 import minedraft
 from coordinator.clients import Clients, client_at
 from coordinator.coordinator import Coordinator
+from coordinator.discovery import Resolve, resolve
 from coordinator.fleet import Fleet
 from coordinator.memory import keep_small, trimmer
 from coordinator.request import Sink
@@ -110,11 +111,12 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 class CoordinatorService:
     """One coordinator process: serve at once, be SERVING from the first verifier on."""
 
-    def __init__(self, settings: CoordinatorSettings) -> None:
+    def __init__(self, settings: CoordinatorSettings, lookup: Resolve = resolve) -> None:
+        """`lookup` finds the addresses of `dns:` names."""
         self._settings = settings
         self._servicer = GenerationServicer(settings.verifier, Clients.of(settings))
         self._server: Server | None = None
-        self._fleet = Fleet(settings)
+        self._fleet = Fleet(settings, lookup)
         self._opening: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
 

@@ -144,6 +144,11 @@ class EngineSettings(ServiceSettings):
         description="share of a GPU's whole memory that this service's weights and KV cache may take; of a GPU that "
         "several services share, give each its part",
     )
+    prefix_caching: bool = Field(
+        True,
+        description="share KV blocks between sequences that begin alike; who may send requests can learn from their "
+        "time what others sent before",
+    )
     cuda_graphs: bool = Field(
         False, description="replay a draft model's one-token passes as CUDA graphs; needs flash_attn"
     )

@@ -186,7 +186,7 @@ class ClosedLoop:
         self._rounds = lane.Rounds(
             admission=self.admission,
             site=self._site,
-            activity=ActivityLog(),
+            activity=ActivityLog().beside(),
             chooser=chooser,
             prefill_chunk=512,
             commit=self._commit,
