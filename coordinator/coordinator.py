@@ -21,6 +21,7 @@ from coordinator.request import Request, Sink, Tally
 from coordinator.site import Members, Site
 from coordinator.sites import Sites
 from coordinator.text import TargetText, TextStream
+from coordinator.timeline import Timeline
 from coordinator.validation import Rules
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import DeadlineExceeded, InternalError, InvalidRequest, MinedraftError, PeerUnavailable
@@ -47,6 +48,7 @@ class Coordinator:
         self._admission = Admission(queue_size=settings.queue_size)
         self._sites = Sites(fleet, self._admission, self._rounds, max(settings.lane_choices), settings.capacity)
         self._activity = ActivityLog()
+        self.timeline = Timeline(settings.timeline_steps)
         self._tally = Tally()
         self._ids = itertools.count(1)
         self._finished = 0
@@ -170,6 +172,7 @@ class Coordinator:
             admission=self._admission,
             site=site,
             activity=self._activity.beside(),
+            timeline=self.timeline,
             chooser=Chooser(self._settings.lane_choices, self._settings.draft_token_choices, self._tell_choice),
             prefill_chunk=self._settings.prefill_chunk,
             commit=self._commit,

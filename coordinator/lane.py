@@ -22,6 +22,7 @@ from coordinator.ports import DraftPort, VerifyPort
 from coordinator.request import CacheView, Request
 from coordinator.shares import complete, shares
 from coordinator.site import Members, Site
+from coordinator.timeline import Timeline
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
 from minedraft.telemetry.activity import Role, VerifierActivity
 from minedraft.types import DraftItem, ItemStatus, Proposal, Verdict, VerifyItem
@@ -38,6 +39,7 @@ class Rounds:
     admission: Admission
     site: Site
     activity: VerifierActivity
+    timeline: Timeline
     chooser: Chooser  # of K and of the number of lanes
     prefill_chunk: int  # prompt tokens in a step at most
     commit: Callable[[Request, VerifyItem, Verdict], None]
@@ -100,6 +102,7 @@ async def _draft(
     except PeerUnavailable:
         return {}
     rounds.activity.record(Role.DRAFTER, reply.timing)
+    rounds.timeline.drafted(current.lane, drafter.address, reply)
     current.drafted([item for _, item in asked], reply.proposals, reply.timing)
     proposals = {}
     for (request, item), proposal in zip(asked, reply.proposals, strict=True):
@@ -145,9 +148,11 @@ async def _verify(current: Round, requests: Sequence[Request], proposals: dict[i
     ]
     if not asked:
         return
-    reply = await verifier.verify(current.lane, generation, [item for _, item in asked])
+    items = [item for _, item in asked]
+    reply = await verifier.verify(current.lane, generation, items)
     rounds.activity.record(Role.VERIFIER, reply.timing)
-    current.verified([item for _, item in asked], reply.timing)
+    rounds.timeline.verified(current.lane, verifier.address, items, reply)
+    current.verified(items, reply.timing)
     crowded = []
     for (request, item), verdict in zip(asked, reply.verdicts, strict=True):
         if not request.dead:

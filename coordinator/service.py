@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import structlog
@@ -20,8 +20,8 @@ from coordinator.memory import keep_small, trimmer
 from coordinator.request import Sink
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
-from minedraft.generation import Output
-from minedraft.rpc.convert_public import read_request, write_output, write_server
+from minedraft.generation import Output, TimelinePage
+from minedraft.rpc.convert_public import read_request, write_output, write_server, write_timeline
 from minedraft.rpc.credentials import ClientTls
 from minedraft.rpc.gate import CALLER, TokenGate
 from minedraft.rpc.server import Context, Server
@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # loaded only where metrics are asked for
 
     from coordinator.metrics import Waits
 
+MOST_STEPS: Final = 4096  # in one answer of GetTimeline
 FULL_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
 
@@ -81,6 +82,13 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 version=minedraft.__version__, verifiers=[pb.PeerInfo(address=self._verifier)]
             )
         return write_server(self.coordinator.info())
+
+    async def GetTimeline(  # noqa: N802
+        self, request: pb.GetTimelineRequest, context: Context
+    ) -> pb.GetTimelineResponse:
+        limit = min(request.limit or MOST_STEPS, MOST_STEPS)
+        page = self.coordinator.timeline.page(request.after, limit) if self.coordinator else TimelinePage((), 0)
+        return write_timeline(page)
 
     @contextmanager
     def _waiting(self, context: Context) -> Iterator[Callable[[int], None]]:

@@ -27,7 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from minedraft.config import MIB
 from minedraft.errors import DeadlineExceeded, InvalidRequest, MinedraftError, PeerUnavailable, SetupError
-from minedraft.generation import GenerateRequest, Output, PeerInfo, ServerInfo
+from minedraft.generation import GenerateRequest, Output, PeerInfo, ServerInfo, TimelinePage
 from minedraft.rpc import convert_public as convert
 from minedraft.rpc.credentials import ClientTls, may_carry_token
 from minedraft.rpc.status import error_of
@@ -120,6 +120,16 @@ class AsyncClient:
             raise _translated(self.address, error) from error
         return convert.read_server(response)
 
+    async def timeline(self, after: int = 0, *, limit: int = 0, timeout: float | None = None) -> TimelinePage:
+        """Steps of drafters and verifiers with numbers above `after`, the oldest first; `limit` 0: as many as go."""
+        try:
+            response = await self._service.GetTimeline(
+                pb.GetTimelineRequest(after=after, limit=limit), timeout=timeout, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        return convert.read_timeline(response)
+
     async def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
         """Return once the server is healthy and its verifier is connected. Raises PeerUnavailable after `timeout` s.
 
@@ -208,6 +218,15 @@ class Client:
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_server(response)
+
+    def timeline(self, after: int = 0, *, limit: int = 0, timeout: float | None = None) -> TimelinePage:
+        """See `AsyncClient.timeline`."""
+        request = pb.GetTimelineRequest(after=after, limit=limit)
+        try:
+            response = self._service.GetTimeline(request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        return convert.read_timeline(response)
 
     def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
         """See `AsyncClient.wait_ready`."""

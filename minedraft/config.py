@@ -202,6 +202,9 @@ class CoordinatorSettings(DialSettings, ServiceSettings):
     discovery_seconds: Annotated[float, Field(gt=0)] = Field(
         5.0, description="pause before names are resolved again; after a lost connection that is done at once"
     )
+    timeline_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        4096, description="newest steps of drafters and verifiers to remember for `minedraft trace`; 0: none"
+    )
     model_name: str = Field("", description="name that clients may ask for; empty: the target's own")
     lanes: AutoLanes = Field(
         AUTO,

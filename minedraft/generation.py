@@ -241,12 +241,13 @@ class TimelineStep:
     number: int  # counts the steps of all lanes since the start, from 1
     kind: StepKind
     lane: int
-    service: str  # its address, or its instance id when no service of that id is connected any more
+    service: str  # its address
     step_id: int
     items: int
     timing: StepTiming  # on the service's clock
     draft_tokens: int  # drafts proposed or checked
     accepted_tokens: int  # drafts kept
+    received_unix_ns: int  # when the reply came, on the coordinator's clock
 
     @property
     def started_ns(self) -> int:

@@ -198,6 +198,7 @@ def write_timeline(page: TimelinePage) -> pb.GetTimelineResponse:
                 timing=write_timing(step.timing),
                 draft_tokens=step.draft_tokens,
                 accepted_tokens=step.accepted_tokens,
+                received_unix_ns=step.received_unix_ns,
             )
             for step in page.steps
         ],
@@ -220,6 +221,7 @@ def _read_step(message: pb.TimelineStep) -> TimelineStep:
         read_timing(message.timing),
         message.draft_tokens,
         message.accepted_tokens,
+        message.received_unix_ns,
     )
 
 

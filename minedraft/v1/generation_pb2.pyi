@@ -278,7 +278,7 @@ class GetTimelineResponse(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[_Union[TimelineStep, _Mapping]]] = ..., newest: _Optional[int] = ...) -> None: ...
 
 class TimelineStep(_message.Message):
-    __slots__ = ("number", "kind", "lane", "service", "step_id", "items", "timing", "draft_tokens", "accepted_tokens")
+    __slots__ = ("number", "kind", "lane", "service", "step_id", "items", "timing", "draft_tokens", "accepted_tokens", "received_unix_ns")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
@@ -288,6 +288,7 @@ class TimelineStep(_message.Message):
     TIMING_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     number: int
     kind: StepKind
     lane: int
@@ -297,4 +298,5 @@ class TimelineStep(_message.Message):
     timing: _common_pb2.StepTiming
     draft_tokens: int
     accepted_tokens: int
-    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[StepKind, str]] = ..., lane: _Optional[int] = ..., service: _Optional[str] = ..., step_id: _Optional[int] = ..., items: _Optional[int] = ..., timing: _Optional[_Union[_common_pb2.StepTiming, _Mapping]] = ..., draft_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
+    received_unix_ns: int
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[StepKind, str]] = ..., lane: _Optional[int] = ..., service: _Optional[str] = ..., step_id: _Optional[int] = ..., items: _Optional[int] = ..., timing: _Optional[_Union[_common_pb2.StepTiming, _Mapping]] = ..., draft_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., received_unix_ns: _Optional[int] = ...) -> None: ...
