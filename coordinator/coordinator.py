@@ -8,6 +8,7 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -29,6 +30,9 @@ from minedraft.generation import ChoiceInfo, FinishReason, GenerateRequest, Lane
 from minedraft.telemetry.activity import ActivityLog
 from minedraft.types import AcceptanceRule, ModelInfo, SequenceParams, TokenizerFiles, Verdict, VerifyItem
 
+if TYPE_CHECKING:
+    from minedraft.telemetry.tracing import Tracer
+
 
 class Coordinator:
     """Owns every committed token. All calls are made on one event loop."""
@@ -39,8 +43,10 @@ class Coordinator:
         fleet: Fleet,
         target: ModelInfo,
         tokenizer: TokenizerFiles,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
+        self._tracer = tracer
         self._fleet = fleet
         self._target = target
         self._text = TargetText(tokenizer)
@@ -84,6 +90,7 @@ class Coordinator:
         DeadlineExceeded inside when time is up.
         """
         request = await self._admit(asked)
+        trace = request.trace
         limit = self._settings.request_timeout_seconds
         limit = limit if seconds is None else min(seconds, limit)
         late = asyncio.get_running_loop().call_later(
@@ -94,9 +101,13 @@ class Coordinator:
         finally:
             late.cancel()
             self._abort(request, None)
+            if trace is not None:
+                ended = request.sink.ending
+                trace.over(ended, request.prompt_len, request.new_tokens, failed=request.sink.failed)
             self._log.info(
                 "request over",
                 request_id=request.request_id,
+                **({"trace_id": trace.trace_id} if trace is not None else {}),
                 prompt_tokens=request.prompt_len,
                 completion_tokens=request.new_tokens,
                 acceptance_length=round(request.tally.stats().acceptance_length, 3),
@@ -163,6 +174,8 @@ class Coordinator:
             sink=Sink(request_id),
         )
         self._admission.submit(request)
+        if self._tracer is not None:
+            request.trace = self._tracer.request(dict(asked.trace_headers), request_id)
         self._idle.clear()
         return request
 

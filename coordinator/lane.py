@@ -60,6 +60,8 @@ class Rounds:
         loop = asyncio.get_running_loop()
         for request in requests:
             request.meet(self.verifier, members.drafter)
+            if request.trace is not None:
+                request.trace.begin_round(members.lane)
         drafters = [lane.drafter for lane in self.site.lanes]
         newest = max((drafter.generation for drafter in drafters if drafter and drafter.ready), default=0)
         current = self.chooser.begin(members.lane, requests, self.site.running, newest, loop.time())
@@ -159,6 +161,9 @@ async def _verify(current: Round, requests: Sequence[Request], proposals: dict[i
             _confirm(request.verify_cache, generation, item, verdict)
             if verdict.status is ItemStatus.OK and item.emit:
                 rounds.chooser.judged(current, request, verdict.accepted_len)
+            if request.trace is not None:
+                drafts = len(item.proposal.token_ids) if item.proposal else 0
+                request.trace.end_round(drafts, verdict.accepted_len, emitted=item.emit)
             _settle(request, item, verdict, rounds)
             if verdict.status is ItemStatus.NO_SPACE:
                 crowded.append(request)

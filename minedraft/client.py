@@ -92,7 +92,9 @@ class AsyncClient:
         `timeout` is in seconds for the whole generation. Closing the iterator, or cancelling the task that reads it,
         cancels the request at the server.
         """
-        call = self._service.Generate(_written(request), timeout=timeout, metadata=self._metadata)
+        call = self._service.Generate(
+            _written(request), timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
+        )
         try:
             async for message in call:
                 yield convert.read_output(message)
@@ -105,7 +107,9 @@ class AsyncClient:
         """The whole output in one piece."""
         message = pb.CompleteRequest(generate=_written(request))
         try:
-            response = await self._service.Complete(message, timeout=timeout, metadata=self._metadata)
+            response = await self._service.Complete(
+                message, timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
+            )
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_output(response.output)
@@ -193,7 +197,9 @@ class Client:
 
     def generate(self, request: GenerateRequest, *, timeout: float | None = None) -> Iterator[Output]:
         """See `AsyncClient.generate`. Leaving the loop early cancels the request at the server."""
-        call = self._service.Generate(_written(request), timeout=timeout, metadata=self._metadata)
+        call = self._service.Generate(
+            _written(request), timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
+        )
         try:
             for message in call:
                 yield convert.read_output(message)
@@ -206,7 +212,9 @@ class Client:
         """See `AsyncClient.complete`."""
         message = pb.CompleteRequest(generate=_written(request))
         try:
-            response = self._service.Complete(message, timeout=timeout, metadata=self._metadata)
+            response = self._service.Complete(
+                message, timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
+            )
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_output(response.output)

@@ -102,6 +102,12 @@ class ServiceSettings(ProcessSettings):
     max_connection_age_seconds: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         0.0, description="after this long clients are asked to connect anew, while running calls go on; 0: never"
     )
+    otlp: str = Field(
+        "", description="OpenTelemetry collector for traces, http://HOST:PORT (OTLP over gRPC) or https://; empty: none"
+    )
+    trace_sample: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.05, description="share of the requests that are traced, of those whose callers do not say"
+    )
 
 
 class DialSettings(BaseSettings):
