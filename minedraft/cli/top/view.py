@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from minedraft.cli.trace.recording import lane_name
 
-BLOCKS: Final = 16  # characters of a bar
+BLOCKS: Final = 12  # characters of a bar
 
 
 def view(seen: dict[str, Any]) -> Group:
@@ -33,25 +34,25 @@ def _whole(seen: dict[str, Any]) -> Text:
 
 
 def _services(services: list[dict[str, Any]]) -> Table:
-    made = Table(title_justify="left", expand=False)
-    for name in ("service", "address", "model", "busy", "KV used", "sequences", "channel"):
-        made.add_column(name, justify="right" if name in ("KV used", "sequences") else "left")
+    made = Table(box=SIMPLE)
+    for name in ("service", "address", "busy", "KV used", "sequences", "channel", "model"):
+        made.add_column(name, justify="right" if name in ("KV used", "sequences") else "left", no_wrap=name != "model")
     for one in services:
         state = one["refusal"] or ("" if one["connected"] else "not connected")
         made.add_row(
             one["kind"],
             one["address"],
-            one["model"] or "-",
             Text(state, style="red") if state else _bar(one["busy"]),
             "-" if one["kv_used"] is None else f"{one['kv_used']:.0%}",
             "-" if one["sequences"] is None else str(one["sequences"]),
             one["channel"] or "-",
+            one["model"] or "-",
         )
     return made
 
 
 def _lanes(lanes: list[dict[str, Any]]) -> Table:
-    made = Table(expand=False)
+    made = Table(box=SIMPLE)
     for name in ("lane", "requests", "rounds/s", "verifier", "drafter"):
         made.add_column(name, justify="left" if name in ("verifier", "drafter") else "right")
     for one in lanes:
