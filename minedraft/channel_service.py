@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from minedraft.channel.desk import ChannelDesk, NoChannels
-from minedraft.config import EngineSettings
+from minedraft.config import MIB, EngineSettings
 from minedraft.errors import ChannelError
 from minedraft.rpc.convert_channel import read_channel_request, read_chunk, write_channel_answer, write_chunk
 from minedraft.types import ChannelAnswer, PayloadChunk
@@ -57,4 +57,4 @@ def open_desk(settings: EngineSettings, device: str) -> ChannelDesk:
     host = settings.channel_host or settings.listen.rpartition(":")[0]
     if host in ANY_ADDRESS:
         host = socket.gethostname()
-    return Ends(Place(settings.shm_dir, host, torch.device(device)))
+    return Ends(Place(settings.shm_dir, host, torch.device(device), settings.max_channel_mib * MIB))

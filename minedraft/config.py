@@ -131,6 +131,9 @@ class EngineSettings(ServiceSettings):
     channel_host: str = Field(
         "", description="address that the other model service reaches this one by for tensors; empty: that of --listen"
     )
+    max_channel_mib: Annotated[int, Field(ge=1)] = Field(
+        4096, description="memory of one tensor channel at most, MiB; a coordinator that asks for more gets none"
+    )
     simulate: str = Field(
         "", description="timed sleeps for forward passes, e.g. drafter=5ms,verifier=25ms,accept=0.8[,vocab=256]"
     )
