@@ -63,7 +63,9 @@ class _Arriving:
 
     def __init__(self, sequence: int, nbytes: int) -> None:
         self.sequence = sequence
-        self.data = torch.zeros(nbytes, dtype=torch.uint8)  # chunks may overlap and leave holes: nothing of before shows
+        self.data = torch.zeros(
+            nbytes, dtype=torch.uint8
+        )  # chunks may overlap and leave holes: nothing of before shows
         self.missing = nbytes
 
 

@@ -169,6 +169,11 @@ def write_chunk(chunk: PayloadChunk) -> common.PayloadChunk:
     )
 
 
+def carries_chunks(response: Any) -> bool:
+    """Whether a stream's responses can be chunks: a DraftResponse's, not a VerifyResponse's."""
+    return "chunk" in response.DESCRIPTOR.fields_by_name
+
+
 def read_host(message: common.HostFacts) -> HostFacts:
     """Kinds of channels that this version does not know are left out."""
     return HostFacts(

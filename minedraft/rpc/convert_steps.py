@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minedraft.errors import ProtocolError
+from minedraft.ranges import MOST_DRAFTS
 from minedraft.rpc.convert import (
     read_logprobs,
     read_params,
@@ -19,7 +20,6 @@ from minedraft.rpc.convert import (
     write_timing,
 )
 from minedraft.rpc.convert_channel import read_fault, write_fault
-from minedraft.ranges import MOST_DRAFTS
 from minedraft.types import DraftItem, DraftReply, Proposal, Verdict, VerifyItem, VerifyReply
 from minedraft.v1 import common_pb2 as common
 from minedraft.v1 import drafter_pb2 as drafter

@@ -90,7 +90,7 @@ class ServerCertificate:
         cert, key = readable("--tls-cert", self._cert), readable("--tls-key", self._key)
         roots = readable("--tls-client-ca", self._client_ca) if self._client_ca else None
         version = version_of(self._paths)
-        _check_pair("--tls-cert", self._cert, "--tls-key", self._key)
+        check_pair("--tls-cert", self._cert, "--tls-key", self._key)
         if self._client_ca is not None:
             _check_roots("--tls-client-ca", self._client_ca)
         if version_of(self._paths) != version or readable("--tls-key", self._key) != key:
@@ -151,7 +151,7 @@ class ClientTls:
         if self.cert:
             cert = readable("--tls-client-cert", Path(self.cert))
             key = readable("--tls-client-key", Path(self.key))
-            _check_pair("--tls-client-cert", Path(self.cert), "--tls-client-key", Path(self.key))
+            check_pair("--tls-client-cert", Path(self.cert), "--tls-client-key", Path(self.key))
         return grpc.ssl_channel_credentials(roots, key, cert)
 
 
@@ -160,7 +160,7 @@ def may_carry_token(address: str, tls: ClientTls) -> bool:
     return tls.encrypts or is_loopback(address)
 
 
-def _check_pair(cert_flag: str, cert: Path, key_flag: str, key: Path) -> None:
+def check_pair(cert_flag: str, cert: Path, key_flag: str, key: Path) -> None:
     """Raises SetupError unless the files hold a certificate and its private key."""
     try:
         # The password callback keeps OpenSSL from asking at the terminal.

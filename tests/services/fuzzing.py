@@ -26,6 +26,7 @@ from minedraft.generation import GenerateRequest, TokenIds
 from minedraft.model.simulated import simulated_target
 from minedraft.model.simulated_spec import SimulationSpec
 from minedraft.types import SamplingParams, ServiceState
+from minedraft.v1 import common_pb2 as common
 from minedraft.v1 import drafter_pb2 as drafter
 from minedraft.v1 import drafter_pb2_grpc as drafter_grpc
 from minedraft.v1 import generation_pb2 as generation
@@ -35,7 +36,7 @@ from tests.services.hostile import VOCAB, on_the_wire
 from tests.services.hostile_peer import Enemy, generate
 
 SIMULATED: Final = f"drafter=0ms,verifier=0ms,accept=0.7,vocab={VOCAB},max_len=160"
-MODEL_FLAGS: Final = ("--max-channel-mib", "1", "--num-blocks", "2000")
+MODEL_FLAGS: Final = ("--max-channel-mib", "1", "--num-blocks", "330")
 # What a client has itself to blame for, or what it is told of a full house. OK is one: some messages are right.
 EXPECTED: Final = frozenset(
     {
@@ -87,6 +88,7 @@ class Fuzz:
     seed: int = 0
     messages: Counter[str] = field(default_factory=Counter)  # by type
     codes: Counter[str] = field(default_factory=Counter)  # "Service/Method CODE"
+    answers: Counter[str] = field(default_factory=Counter)  # what the streams brought, and how items ended
     faults: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -161,10 +163,11 @@ class Fuzz:
 
     def _stream(self, rng: Random, channel: grpc.Channel, path: str, kind: type[Any]) -> tuple[Any, list[Any]]:
         enemy, answered, calls, excuse = Enemy(rng, kind), threading.Event(), [], []
+        rightness = rng.choice((0.3, 0.7, 0.9, 0.97))  # the first message without sense ends the stream
 
         def messages() -> Iterator[bytes]:  # on a thread of gRPC's
-            for _ in range(rng.randint(1, 12)):
-                data = on_the_wire(rng, enemy.right())
+            for _ in range(rng.randint(1, 20)):
+                data = on_the_wire(rng, enemy.right(), rightness)
                 answered.clear()
                 self._count(kind)
                 yield data
@@ -185,13 +188,27 @@ class Fuzz:
         started.set()
         with suppress(grpc.RpcError):
             for data in call:
-                enemy.saw(RESPONSES[path.rpartition("/")[2]].FromString(data))
+                response = RESPONSES[path.rpartition("/")[2]].FromString(data)
+                enemy.saw(response)
                 answered.set()
+                with self._lock:
+                    self.answers.update(_said(response))
         return call, excuse
 
     def _count(self, kind: type[Any]) -> None:
         with self._lock:
             self.messages[kind.__name__] += 1
+
+
+def _said(response: Any) -> list[str]:
+    """The kinds of answers in one message of a stream."""
+    kind = response.WhichOneof("message")
+    if kind == "channel":
+        return ["channel refused" if response.channel.error else "channel done"]
+    if kind != "reply":
+        return [kind]
+    name = "proposals" if isinstance(response, drafter.DraftResponse) else "verdicts"
+    return [common.ItemStatus.Name(item.status).replace("ITEM_STATUS", name) for item in getattr(response.reply, name)]
 
 
 def check_generate(client: Client) -> None:

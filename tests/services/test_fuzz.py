@@ -13,11 +13,15 @@ from tests.cluster import Cluster, cluster
 from tests.services.fuzzing import DRAFTER, GENERATION, METHODS, SIMULATED, VERIFIER, Fuzz
 
 MESSAGES = 2500
-MODEL = {"simulate": SIMULATED, "num_blocks": 2000, "max_channel_mib": 1}
+MODEL = {"simulate": SIMULATED, "num_blocks": 330, "max_channel_mib": 1}
 
 
 def enemy_of(here: Cluster) -> Fuzz:
-    services: dict[str, Any] = {GENERATION: here.client, DRAFTER: here.drafter_settings, VERIFIER: here.verifier_settings}
+    services: dict[str, Any] = {
+        GENERATION: here.client,
+        DRAFTER: here.drafter_settings,
+        VERIFIER: here.verifier_settings,
+    }
     return Fuzz({name: getattr(one, "address", "") or one.listen for name, one in services.items()})
 
 
@@ -32,9 +36,10 @@ async def test_no_message_harms_a_service(caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.parametrize(("service", "method"), [(service, method) for service, method, _ in METHODS])
 async def test_bytes_of_no_message_are_the_callers_fault(service: str, method: str) -> None:
-    async with cluster("", "ngram", model=MODEL) as here, grpc.aio.insecure_channel(
-        enemy_of(here).addresses[service]
-    ) as channel:
+    async with (
+        cluster("", "ngram", model=MODEL) as here,
+        grpc.aio.insecure_channel(enemy_of(here).addresses[service]) as channel,
+    ):
         call = channel.stream_stream(f"/{service}/{method}")(iter([b"\xff\xff\xff"]))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in call:
