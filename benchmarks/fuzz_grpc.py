@@ -3,8 +3,8 @@
     python -m benchmarks.fuzz_grpc [--messages 100000] [--seed 0]
 
 The services are real processes over simulated models. The enemy calls the coordinator as a client and the model
-services as a coordinator. Meanwhile and afterwards a right request must get exactly the right tokens. UNKNOWN, INTERNAL,
-UNAVAILABLE, a call that does not end, a traceback in a log and a service that ends are faults. Writes
+services as a coordinator. Meanwhile and afterwards a right request must get exactly the right tokens. UNKNOWN,
+INTERNAL, UNAVAILABLE, a call that does not end, a traceback in a log and a service that ends are faults. Writes
 benchmarks/results/fuzz_grpc.json; exits with 1 after a fault.
 """
 

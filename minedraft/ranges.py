@@ -1,5 +1,8 @@
-"""What sampling parameters must be, for whoever computes with them: the coordinator asks before it admits a request, the
-model services ask again, since a number out of its range would spoil a pass that other sequences share."""
+"""What sampling parameters must be, for whoever computes with them.
+
+The coordinator asks before it admits a request. The model services ask again: a number out of its range would spoil a
+pass that other sequences share.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that are no message of their method get INVALID_ARGUMENT. gRPC by itself calls that UNKNOWN, a server's fault."""
+"""Bytes that are no message of their method get INVALID_ARGUMENT. gRPC itself says UNKNOWN, as for a server's fault."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Fuzz:
             if code not in EXPECTED and code not in excuse:
                 self.faults.append(f"session {number}: {path} ended with {code.name}: {call.details()}")
 
-    def _call(self, rng: Random, channel: grpc.Channel, path: str, kind: type[Any]) -> tuple[Any, list[Any]]:
+    def _call(self, rng: Random, channel: Any, path: str, kind: type[Any]) -> tuple[Any, list[Any]]:
         """The call, which has ended, and how it may have ended because of this side."""
         right = kind()
         if kind is generation.GenerateRequest:
@@ -161,8 +161,10 @@ class Fuzz:
                 pass
         return call, excuse
 
-    def _stream(self, rng: Random, channel: grpc.Channel, path: str, kind: type[Any]) -> tuple[Any, list[Any]]:
-        enemy, answered, calls, excuse = Enemy(rng, kind), threading.Event(), [], []
+    def _stream(self, rng: Random, channel: Any, path: str, kind: type[Any]) -> tuple[Any, list[Any]]:
+        enemy, answered = Enemy(rng, kind), threading.Event()
+        calls: list[Any] = []
+        excuse: list[Any] = []
         rightness = rng.choice((0.3, 0.7, 0.9, 0.97))  # the first message without sense ends the stream
 
         def messages() -> Iterator[bytes]:  # on a thread of gRPC's

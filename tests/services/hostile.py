@@ -8,8 +8,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any, Final
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 VOCAB: Final = 256
@@ -28,7 +27,7 @@ WIDE: Final = frozenset({FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED
 DEEPEST: Final = 8
 
 
-def arbitrary(rng: Random, descriptor: Descriptor, depth: int = 0) -> Any:
+def arbitrary(rng: Random, descriptor: Any, depth: int = 0) -> Any:
     """A message of the type with any of its fields set to anything."""
     message = GetMessageClass(descriptor)()
     groups = [group for group in descriptor.oneofs if len(group.fields) > 1]
@@ -44,7 +43,7 @@ def arbitrary(rng: Random, descriptor: Descriptor, depth: int = 0) -> Any:
     return message
 
 
-def put(rng: Random, message: Any, field: FieldDescriptor, depth: int = 0) -> None:
+def put(rng: Random, message: Any, field: Any, depth: int = 0) -> None:
     """Set one field to anything."""
     message.ClearField(field.name)
     here = getattr(message, field.name)
@@ -65,7 +64,7 @@ def put(rng: Random, message: Any, field: FieldDescriptor, depth: int = 0) -> No
         setattr(message, field.name, scalar(rng, field))
 
 
-def scalar(rng: Random, field: FieldDescriptor) -> Any:
+def scalar(rng: Random, field: Any) -> Any:
     """Any value that the field's type can hold."""
     match field.type:
         case FieldDescriptor.TYPE_BOOL:
@@ -90,7 +89,8 @@ def changed(rng: Random, message: Any) -> None:
     """Change one place of a message: another value, none, or one twice."""
     places = list(_places(message))
     if not places:
-        put(rng, message, rng.choice(message.DESCRIPTOR.fields)) if message.DESCRIPTOR.fields else None
+        if message.DESCRIPTOR.fields:
+            put(rng, message, rng.choice(message.DESCRIPTOR.fields))
         return
     owner, field = rng.choice(places)
     here = getattr(owner, field.name)
@@ -114,26 +114,27 @@ def damaged(rng: Random, data: bytes) -> bytes:
     return data
 
 
-def on_the_wire(rng: Random, right: Message, rightness: float = 0.3) -> bytes:
+def on_the_wire(rng: Random, right: Any, rightness: float = 0.3) -> bytes:
     """What is sent in place of a right message: the message itself with probability `rightness`."""
+    whole: bytes = right.SerializeToString()
     if rng.random() < rightness:
-        return right.SerializeToString()
+        return whole
     match rng.choices(("changed", "arbitrary", "damaged", "bytes"), (50, 22, 17, 11))[0]:
         case "changed":
             for _ in range(rng.choice((1, 1, 2, 3))):
                 changed(rng, right)
-            return right.SerializeToString()
+            return bytes(right.SerializeToString())
         case "arbitrary":
-            return arbitrary(rng, right.DESCRIPTOR).SerializeToString()
+            return bytes(arbitrary(rng, right.DESCRIPTOR).SerializeToString())
         case "damaged":
-            return damaged(rng, right.SerializeToString())
+            return damaged(rng, whole)
         case _:
             return rng.randbytes(rng.choice((1, 2, 7, 40, 1000)))
 
 
-def _places(message: Any) -> list[tuple[Any, FieldDescriptor]]:
+def _places(message: Any) -> list[tuple[Any, Any]]:
     """Every field that is set in the message or in one inside of it."""
-    found: list[tuple[Any, FieldDescriptor]] = []
+    found: list[tuple[Any, Any]] = []
     for field, value in message.ListFields():
         found.append((message, field))
         if field.message_type is not None and not _is_map(field):
@@ -142,5 +143,5 @@ def _places(message: Any) -> list[tuple[Any, FieldDescriptor]]:
     return found
 
 
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
+def _is_map(field: Any) -> bool:
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)

@@ -19,7 +19,7 @@ KINDS: Final = (
     *(common.CHANNEL_KIND_SHM,) * 12,
     *(common.CHANNEL_KIND_CUDA_IPC, common.CHANNEL_KIND_NCCL, common.CHANNEL_KIND_GLOO),
 )
-ACTIONS: Final = tuple(number for number in common.ChannelAction.values() if number)
+ACTIONS: Final[tuple[Any, ...]] = tuple(number for number in common.ChannelAction.values() if number)
 ROLES: Final = (common.CHANNEL_ROLE_SENDER, common.CHANNEL_ROLE_RECEIVER)
 SLOTS: Final = 3
 SLOT_BYTES: Final = 8 * VOCAB * 4

@@ -17,12 +17,9 @@ MODEL = {"simulate": SIMULATED, "num_blocks": 330, "max_channel_mib": 1}
 
 
 def enemy_of(here: Cluster) -> Fuzz:
-    services: dict[str, Any] = {
-        GENERATION: here.client,
-        DRAFTER: here.drafter_settings,
-        VERIFIER: here.verifier_settings,
-    }
-    return Fuzz({name: getattr(one, "address", "") or one.listen for name, one in services.items()})
+    drafter, verifier = here.drafter_settings, here.verifier_settings
+    assert drafter is not None
+    return Fuzz({GENERATION: here.client.address, DRAFTER: drafter.listen, VERIFIER: verifier.listen})
 
 
 async def test_no_message_harms_a_service(caplog: pytest.LogCaptureFixture) -> None:
@@ -36,13 +33,11 @@ async def test_no_message_harms_a_service(caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.parametrize(("service", "method"), [(service, method) for service, method, _ in METHODS])
 async def test_bytes_of_no_message_are_the_callers_fault(service: str, method: str) -> None:
-    async with (
-        cluster("", "ngram", model=MODEL) as here,
-        grpc.aio.insecure_channel(enemy_of(here).addresses[service]) as channel,
-    ):
-        call = channel.stream_stream(f"/{service}/{method}")(iter([b"\xff\xff\xff"]))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in call:
-                pass
+    async with cluster("", "ngram", model=MODEL) as here:
+        async with grpc.aio.insecure_channel(enemy_of(here).addresses[service]) as channel:
+            anything: Any = channel.stream_stream(f"/{service}/{method}")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in anything(iter([b"\xff\xff\xff"])):
+                    pass
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert caught.value.details() == WRONG

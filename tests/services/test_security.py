@@ -215,6 +215,8 @@ async def test_an_unknown_authority_and_plaintext_fail_in_time_and_harm_nobody(h
     async with house.client(ca=unknown) as client:
         with pytest.raises(PeerUnavailable, match=r"^no TLS connection to .*CERTIFICATE_VERIFY_FAILED"):
             await client.complete(SHORT, timeout=SECONDS)
+        with pytest.raises(PeerUnavailable, match=r"is not ready after 0.5 s: no TLS .*CERTIFICATE_VERIFY_FAILED"):
+            await client.wait_ready(0.5)
     async with AsyncClient(house.address, token=ALICE) as plain:
         with pytest.raises(PeerUnavailable):
             await plain.complete(SHORT, timeout=SECONDS)
