@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minedraft.errors import ProtocolError
-from minedraft.rpc import convert, convert_steps
 from minedraft.ranges import MOST_DRAFTS
+from minedraft.rpc import convert, convert_steps
 from minedraft.types import (
     AcceptanceRule,
     Dense,
@@ -169,8 +169,8 @@ def test_forbidden_steps_name_the_field() -> None:
         convert_steps.read_draft_items(drafter_pb2.DraftStep(items=[item, item]))
     with pytest.raises(ProtocolError, match="tail_token_ids"):
         convert_steps.read_draft_items(drafter_pb2.DraftStep(items=[drafter_pb2.DraftItem()]))
+    greedy = drafter_pb2.DraftItem(tail_token_ids=[1], max_draft_tokens=MOST_DRAFTS + 1)
     with pytest.raises(ProtocolError, match="max_draft_tokens"):
-        greedy = drafter_pb2.DraftItem(tail_token_ids=[1], max_draft_tokens=MOST_DRAFTS + 1)
         convert_steps.read_draft_items(drafter_pb2.DraftStep(items=[greedy]))
     with pytest.raises(ProtocolError, match=r"params\.rule"):
         convert.read_params(common.SequenceParams())
