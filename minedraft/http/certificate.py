@@ -11,8 +11,8 @@ import structlog
 
 from minedraft.config import HttpSettings
 from minedraft.errors import SetupError
-from minedraft.rpc.credentials import check_pair
-from minedraft.rpc.watched import Version, version_of, warn_if_others_read
+from minedraft.pem import check_pair
+from minedraft.watched import Version, version_of, warn_if_others_read
 
 LOOK_SECONDS: Final = 1.0
 
