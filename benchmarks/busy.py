@@ -30,9 +30,9 @@ def once(lanes: int, size: int, simulate: str, tokens: int, *flags: str) -> dict
     requests = str(lanes * size)
     command = [
         str(Path(sys.executable).with_name("minedraft")), "bench", "--simulate", simulate, "--lanes", str(lanes),
-        "--lane-size", str(size), "--concurrency", requests, "--requests", requests, "--warmup", "0",
-        "--max-new-tokens", str(tokens), "--ignore-eos", "--threads-verifier", "1", "--threads-drafter", "1", "--json",
-        *flags,
+        "--draft-tokens", "4", "--lane-size", str(size), "--concurrency", requests, "--requests", requests,
+        "--warmup", "0", "--max-new-tokens", str(tokens), "--ignore-eos", "--threads-verifier", "1",
+        "--threads-drafter", "1", "--json", *flags,
     ]  # fmt: skip
     fields = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     steady = fields["steady"] or {}

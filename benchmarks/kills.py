@@ -19,11 +19,10 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.load import Load
 from benchmarks.record import record
 from minedraft.cli.service import ServiceProcess
 from minedraft.client import AsyncClient
-from minedraft.errors import MinedraftError
-from minedraft.generation import GenerateRequest, TokenIds
 from minedraft.types import SamplingParams
 
 SIMULATE = "drafter=1ms,verifier=4ms,accept=0.7,vocab=4096"
@@ -63,31 +62,6 @@ class Outcome:
     seconds: float
 
 
-class Load:
-    """Requests that run all the time, each answer compared with the right one."""
-
-    def __init__(self, client: AsyncClient, right: dict[tuple[int, ...], tuple[int, ...]]) -> None:
-        self._client = client
-        self._right = right
-        self.requests = self.wrong_tokens = 0
-        self.stuck: list[str] = []  # why each request that did not end well did not
-        self.over = False
-
-    async def run(self, prompt: tuple[int, ...]) -> None:
-        while not self.over:
-            try:
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    output = await self._client.complete(GenerateRequest(TokenIds(prompt), SAMPLING))
-            except (TimeoutError, MinedraftError) as error:
-                self.stuck.append(f"{type(error).__name__}: {error}")
-                print(self.stuck[-1], flush=True)
-                continue
-            self.requests += 1
-            right = self._right[prompt]
-            differing = sum(a != b for a, b in zip(output.token_ids, right, strict=False))
-            self.wrong_tokens += differing + abs(len(output.token_ids) - len(right))
-
-
 def run(setting: Setting) -> Outcome:
     """Start the services, kill the drafter again and again, stop them, and count."""
     log: list[str] = []
@@ -105,7 +79,10 @@ def run(setting: Setting) -> Outcome:
         return started("drafter", "drafter_service", (*engine, "--draft-law", "dense"), listen)
 
     verifier, drafting = started("verifier", "verifier_service", engine), drafter()
-    flags = ("--verifier", verifier.address, "--drafter", drafting.address, "--channel", "shm", "--log-level", "error")
+    flags = (
+        *("--verifier", verifier.address, "--drafter", drafting.address, "--channel", "shm"),
+        *("--lanes", "2", "--draft-tokens", "4", "--log-level", "error"),
+    )
     coordinator = started("coordinator", "coordinator", flags)
     dice = random.Random(setting.seed)
 
@@ -115,8 +92,9 @@ def run(setting: Setting) -> Outcome:
         begun = loop.time()
         async with AsyncClient(coordinator.address) as client:
             await client.wait_ready(READY_SECONDS, drafter=True)
-            load = Load(client, await _right(client))
-            tasks = [asyncio.create_task(load.run(prompt)) for prompt in PROMPTS]
+            load = Load(client, SAMPLING, REQUEST_SECONDS)
+            await load.learn(PROMPTS)
+            tasks = load.start()
             met_open = 0
             for number in range(setting.kills):
                 if number % 2:
@@ -135,8 +113,8 @@ def run(setting: Setting) -> Outcome:
                 kills_with_channel_open=met_open,
                 requests=load.requests,
                 wrong_tokens=load.wrong_tokens,
-                stuck_requests=len(load.stuck),
-                stuck_because=tuple(load.stuck),
+                stuck_requests=len(load.failed),
+                stuck_because=tuple(load.failed),
                 leaked_segments=0,
                 channels_opened=info.channel_generation,
                 payloads=info.payloads,
@@ -162,13 +140,6 @@ async def _channel_open(client: AsyncClient) -> bool:
             return True
         await asyncio.sleep(POLL_SECONDS)
     return False
-
-
-async def _right(client: AsyncClient) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """What plain decoding answers."""
-    plain = [GenerateRequest(TokenIds(prompt), SAMPLING, max_draft_tokens=0) for prompt in PROMPTS]
-    outputs = await asyncio.gather(*(client.complete(request) for request in plain))
-    return {prompt: output.token_ids for prompt, output in zip(PROMPTS, outputs, strict=True)}
 
 
 def main() -> None:

@@ -1,108 +1,138 @@
-"""Who may run, and in which lane: a bounded queue, room in the verifier's KV cache, and balance between the lanes."""
+"""Who may run, and in which lane: a bounded queue, room in the verifiers' KV caches, and balance between lanes."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
+from typing import Final
 
 from coordinator.request import Request
+from coordinator.site import Members, Site
 from minedraft.errors import Overloaded
 
-
-class Members:
-    """The requests of one lane. They join, leave and move only between rounds."""
-
-    def __init__(self, lane: int) -> None:
-        self.lane = lane
-        self.rounds = 0
-        self.active: list[Request] = []  # in the order of arrival
-        self.arrivals: list[Request] = []
-        self.changed = asyncio.Event()
-
-    @property
-    def load(self) -> int:
-        return len(self.active) + len(self.arrivals)
-
-    def join(self, request: Request) -> None:
-        self.arrivals.append(request)
-        self.changed.set()
-
-    def leave(self, request: Request) -> None:
-        for requests in (self.active, self.arrivals):
-            if request in requests:
-                requests.remove(request)
+UNEVEN: Final = 2  # requests by which lanes of one verifier may not differ
+FAR: Final = 3  # the same for lanes of different verifiers: who moves there is prefilled again
 
 
 class Admission:
-    """The queue and the lanes' members. All calls are made on the event loop."""
+    """The queue, and who is in which lane. All calls are made on the event loop."""
 
-    def __init__(self, *, lanes: int, lane_size: int, queue_size: int, num_blocks: int) -> None:
-        """`num_blocks` is what the verifier has; each request reserves the most that it can come to need."""
-        self.lanes = tuple(Members(lane) for lane in range(lanes))
-        self._lane_size = lane_size
+    def __init__(self, *, queue_size: int) -> None:
+        self.sites: list[Site] = []
         self._queue_size = queue_size
-        self._free_blocks = num_blocks
+        self._returning: deque[Request] = deque()  # ran already, where no verifier is any more; ahead of the others
         self._waiting: deque[Request] = deque()
         self._placed: dict[Request, Members] = {}
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._returning)
 
     @property
     def requests(self) -> list[Request]:
         """All that wait or run."""
-        return [*self._waiting, *self._placed]
+        return [*self._returning, *self._waiting, *self._placed]
+
+    def open(self, site: Site) -> None:
+        """A verifier's lanes may be used."""
+        self.sites.append(site)
+        self.place()
+
+    def close(self, site: Site) -> None:
+        """A verifier is gone for good. Its lanes end, and their requests run elsewhere."""
+        self.sites.remove(site)
+        site.closed = True
+        site.wake()
 
     def submit(self, request: Request) -> None:
         """Place a request or let it wait its turn. Raises Overloaded when the queue is full."""
         self._waiting.append(request)
-        self._place()
-        if len(self._waiting) > self._queue_size:
+        self.place()
+        absent = sum(site.vacant for site in self.sites if not site.ready)  # they will run when their verifier is back
+        if len(self._waiting) > self._queue_size + absent:
             self._waiting.pop()
             raise Overloaded(f"queue: {self._queue_size} requests are waiting already; try again later")
 
     def remove(self, request: Request) -> None:
         """A request is over. What it held goes to those that wait."""
         members = self._placed.pop(request, None)
-        if members is None:
-            if request in self._waiting:
-                self._waiting.remove(request)
-        else:
+        if members is not None:
             members.leave(request)
-            self._free_blocks += request.blocks
-        self._place()
+            members.site.reserved.pop(request)
+        for queue in (self._returning, self._waiting):
+            if request in queue:
+                queue.remove(request)
+        self.place()
 
     async def at_boundary(self, members: Members) -> list[Request]:
-        """A lane's requests for its next round; waits while there is none."""
+        """A lane's requests for its next round; waits while there is none. Empty when the lane is to end.
+
+        Requests leave a lane here only: when another one has fewer, and when its verifier takes no steps now.
+        """
         while True:
             members.active += members.arrivals
             members.arrivals = []
-            self._rebalance(members)
+            if members.site.ready:
+                self._rebalance(members)
+            else:
+                self._give_back(members)
             if members.active:
                 members.rounds += 1
                 return list(members.active)
+            if members.site.closed:
+                return []
             members.changed.clear()
             await members.changed.wait()
 
-    def _place(self) -> None:
-        """Move requests from the head of the queue into the lane with the least work, while there is room."""
-        while self._waiting:
-            request = self._waiting[0]
-            members = min(self.lanes, key=lambda lane: lane.load)
-            if members.load >= self._lane_size or request.blocks > self._free_blocks:
-                return
-            self._waiting.popleft()
-            self._free_blocks -= request.blocks
-            self._placed[request] = members
-            members.join(request)
+    def place(self) -> None:
+        """Move requests from the head of the queue into the lanes with the least work, while there is room."""
+        for queue in (self._returning, self._waiting):
+            while queue:
+                members = self._roomiest(queue[0])
+                if members is None:
+                    return
+                self._join(queue.popleft(), members)
+
+    def _roomiest(self, request: Request) -> Members | None:
+        """The lane with the least work that can take a request. Verifiers that take no steps now are told of it."""
+        found: list[Members] = []
+        for site in self.sites:
+            members = site.smallest()
+            if not site.ready:
+                site.missed.set()
+            elif site.has_room(request, members):
+                found.append(members)
+        return min(found, key=lambda members: (members.load, members.site.running), default=None)
+
+    def _join(self, request: Request, members: Members) -> None:
+        members.site.reserved[request] = members.site.blocks(request)
+        self._placed[request] = members
+        members.join(request)
+
+    def _move(self, request: Request, members: Members) -> None:
+        former = self._placed[request]
+        former.leave(request)
+        former.site.reserved.pop(request)
+        self._join(request, members)
+
+    def _give_back(self, members: Members) -> None:
+        """A lane without a verifier: its requests go to the head of the queue, the oldest first."""
+        for request in reversed(members.active):
+            self._placed.pop(request)
+            members.site.reserved.pop(request)
+            self._returning.appendleft(request)
+        if members.active:
+            members.active = []
+            self.place()
 
     def _rebalance(self, members: Members) -> None:
-        """Hand the youngest requests of this lane to the smallest one while that has at least two fewer."""
-        while True:
-            smallest = min(self.lanes, key=lambda lane: lane.load)
-            if members.load - smallest.load < 2:
+        """Hand the youngest requests over while another lane has clearly fewer. A lane out of use hands over all."""
+        while members.active:
+            site, request = members.site, members.active[-1]
+            smallest = site.smallest()
+            if not site.uses(members) or members.load - smallest.load >= UNEVEN:
+                self._move(request, smallest)
+                continue
+            far = self._roomiest(request)
+            if far is None or far.site is site or members.load - far.load < FAR:
                 return
-            request = members.active.pop()
-            self._placed[request] = smallest
-            smallest.join(request)
+            self._move(request, far)

@@ -15,7 +15,8 @@ from typing import Final
 
 import structlog
 
-from coordinator.peers import ChannelState, DraftPeer, VerifyPeer
+from coordinator.line import ChannelState, DraftLine
+from coordinator.peers import DraftPeer, VerifyPeer
 from minedraft.channel.negotiate import candidates, same_host
 from minedraft.config import MIB, CoordinatorSettings
 from minedraft.errors import ChannelError
@@ -49,30 +50,48 @@ class Link:
 
 
 class ChannelKeeper:
-    """Keeps one channel open from `drafter` to `verifier` while both are connected. Runs on the event loop."""
+    """Keeps the channel of one line open while both services are connected. Runs on the event loop."""
 
-    def __init__(self, drafter: DraftPeer, verifier: VerifyPeer, settings: CoordinatorSettings) -> None:
-        self._drafter, self._verifier = drafter, verifier
+    def __init__(self, line: DraftLine, settings: CoordinatorSettings) -> None:
+        self._line = line
+        self._drafter, self._verifier = line.drafter, line.verifier
         self._settings = settings
         self._wanted = None if settings.channel == AUTO else ChannelKind(settings.channel)
         self._channel_id = uuid.uuid4().hex
-        self._generation = 0
+        self._generation = line.channel.generation  # goes on where an earlier channel of this line stopped
         self._spec: ChannelSpec | None = None  # what is open
+        self._left: ChannelSpec | None = None  # what was open when it was to stop
         self._link: Link | None = None  # that it was opened over, or tried to
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._log = structlog.get_logger().bind(drafter=drafter.address, verifier=verifier.address)
+        self._log = structlog.get_logger().bind(drafter=line.drafter.address, verifier=line.verifier.address)
 
     def start(self) -> None:
         for peer in (self._drafter, self._verifier):
-            peer.on_change = self._changed
-            peer.on_fault = self._failed
+            peer.on_change.append(self._changed)
+            peer.on_fault.append(self._failed)
+        self._drafter.relays[self._channel_id] = self._verifier
         self._task = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
+        """Use the channel no more, and have both ends freed as far as they can be reached."""
+        self.leave()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._left is not None and self._link is not None:
+            await self._close(self._link, self._left)
+        self._drafter.relays.pop(self._channel_id, None)
+
+    def leave(self) -> None:
+        """The part of `stop` that takes no time: from now on another keeper may open a channel for the line."""
+        if self._task is None or self._task.cancelling():
+            return
+        for peer in (self._drafter, self._verifier):
+            peer.on_change.remove(self._changed)
+            peer.on_fault.remove(self._failed)
+        self._task.cancel()
+        self._left = self._spec
+        self._forget("no lane uses it")
 
     def _changed(self) -> None:
         """A connection began or ended: what was open over the former ones is void at once."""
@@ -92,7 +111,7 @@ class ChannelKeeper:
 
     def _forget(self, note: str) -> None:
         self._spec = None
-        self._drafter.channel = ChannelState(note=note, generation=self._generation)
+        self._line.channel = ChannelState(note=note, generation=self._generation)
 
     def _current(self) -> Link | None:
         """The connections that are open now; None while one is not."""
@@ -121,7 +140,7 @@ class ChannelKeeper:
         """Open the best channel that works, and have the drafter use it."""
         slots, slot_bytes, needless = self._size()
         if needless:
-            self._drafter.channel = ChannelState(note=needless, generation=self._generation)
+            self._line.channel = ChannelState(note=needless, generation=self._generation)
             return
         passed_over: list[str] = []
         tried = False
@@ -163,7 +182,7 @@ class ChannelKeeper:
     def _use(self, spec: ChannelSpec, passed_over: list[str]) -> None:
         note = "asked for" if self._wanted else "; ".join(["the best that works", *passed_over])
         self._spec = spec
-        self._drafter.channel = ChannelState(spec.channel_id, spec.kind, note, spec.generation)
+        self._line.channel = ChannelState(spec.channel_id, spec.kind, note, spec.generation)
         self._log.info(
             "channel open",
             kind=spec.kind.value,
@@ -177,16 +196,16 @@ class ChannelKeeper:
         """Nothing works. Where one kind was asked for, that is an error: the drafter is not used."""
         reason = "; ".join(passed_over)
         refusal = f"--channel {self._settings.channel} cannot work: {reason}" if self._wanted else ""
-        self._drafter.channel = ChannelState(note=reason, generation=self._generation, refusal=refusal)
+        self._line.channel = ChannelState(note=reason, generation=self._generation, refusal=refusal)
         self._log.error("no channel", asked_for=self._settings.channel, reason=reason)
 
     def _size(self) -> tuple[int, int, str]:
         """(slots, bytes of a slot, why no channel is needed or possible)."""
         welcome = self._drafter.welcome
-        payload = welcome.payload_bytes_per_draft * self._settings.draft_tokens if welcome else 0
+        payload = welcome.payload_bytes_per_draft * max(self._settings.draft_token_choices) if welcome else 0
         slot_bytes = max(PAGE, -(-payload // PAGE) * PAGE)
         # One for each sequence that can be under way, and one that stays with the trial.
-        slots = min(self._settings.lanes * self._settings.lane_size, self._settings.channel_mib * MIB // slot_bytes)
+        slots = min(self._settings.capacity, self._settings.channel_mib * MIB // slot_bytes)
         if payload == 0 and self._wanted is None:
             return 0, 0, "the draft law sends no tensors"
         if slots < 1:

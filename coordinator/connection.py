@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
@@ -39,16 +39,19 @@ class Peer(Generic[Reply]):
     _request: Callable[..., Any]
     _read_reply: Callable[[Any], Reply]
 
-    def __init__(self, address: str, settings: CoordinatorSettings) -> None:
+    def __init__(self, address: str, settings: CoordinatorSettings, generations: Iterator[int]) -> None:
+        """`generations` numbers the connections of all peers, so that no two have the same number."""
         self.address = address
         self.generation = 0
+        self.connections = 0
         self.info: ModelInfo | None = None
         self.state: ServiceState | None = None
         self.welcome: Welcome | None = None  # of the newest connection
-        self.on_change: Callable[[], None] = _nobody  # called when a connection begins or ends
-        self.on_fault: Callable[[ChannelFault], None] = _nobody  # called when a tensor channel failed in a step
+        self.on_change: list[Callable[[], None]] = []  # called when a connection begins, ends, or takes no more steps
+        self.on_fault: list[Callable[[ChannelFault], None]] = []  # called when a tensor channel failed in a step
         self._channel_answers: dict[int, asyncio.Future[ChannelAnswer]] = {}
         self._settings = settings
+        self._generations = generations
         self._tls = ClientTls.of(settings)
         self._connected = False
         self._came = asyncio.Event()
@@ -89,7 +92,7 @@ class Peer(Generic[Reply]):
             model=self.info,
             refusal=self.refusal,
             state=self.state,
-            connections=self.generation,
+            connections=self.connections,
         )
 
     def start(self) -> None:
@@ -162,7 +165,7 @@ class Peer(Generic[Reply]):
             except Exception as error:  # a peer is called again whatever ended the last call
                 reason = _short(error)
                 self._log.exception("connection failed")
-            if self.generation > generation:
+            if self.generation != generation:
                 pause = FIRST_PAUSE_SECONDS
                 self._log.warning("peer lost", reason=reason, generation=self.generation)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads reconnections, no secret
@@ -202,14 +205,15 @@ class Peer(Generic[Reply]):
             raise ProtocolError(f"the {self.role} did not begin with a welcome")
         self.welcome = read_welcome(message.welcome)
         self.info, self.state = self.welcome.model, self.welcome.state
-        self.generation += 1
+        self.generation = next(self._generations)
+        self.connections += 1
         self._silent_beats = 0
         self._connected = True
         self._came.set()
         self._log.info(
             "peer connected", model=self.info.model_id, generation=self.generation, refusal=self.refusal or None
         )
-        self.on_change()
+        self._tell()
 
     def _lost(self) -> None:
         """Fail what is awaited; the next connection starts with a clean slate."""
@@ -221,7 +225,7 @@ class Peer(Generic[Reply]):
         for answer in self._channel_answers.values():
             if not answer.done():
                 answer.set_exception(ChannelError(f"the {self.role} went away"))
-        self.on_change()
+        self._tell()
 
     async def _write(self, call: Any, outgoing: asyncio.Queue[Any]) -> None:
         try:
@@ -248,6 +252,7 @@ class Peer(Generic[Reply]):
                 case "goodbye":
                     self._log.info("peer says goodbye", reason=message.goodbye.reason)
                     self._connected = False
+                    self._tell()
                 case "heartbeat":
                     pass
                 case "channel":
@@ -263,10 +268,13 @@ class Peer(Generic[Reply]):
         """Hand a reply to whoever awaits it; one that nobody awaits any more is dropped."""
         self.state = read_state(message.state)
         if message.HasField("channel_fault"):
-            self.on_fault(read_fault(message.channel_fault))
+            fault = read_fault(message.channel_fault)
+            for hear in list(self.on_fault):
+                hear(fault)
         if message.step_id in self._overdue:
             self._overdue.discard(message.step_id)
             self._came.set()
+            self._tell()
         waiter = self._awaited.get(message.step_id)
         if waiter is not None and not waiter.done():
             waiter.set_result(self._read_reply(message))
@@ -285,6 +293,10 @@ class Peer(Generic[Reply]):
         """A piece of a payload on an inline channel came. Only drafters send any."""
         raise ProtocolError(f"the {self.role} sent a payload")
 
+    def _tell(self) -> None:
+        for hear in list(self.on_change):
+            hear()
+
     def _open(self, channel: grpc.aio.Channel) -> Any:
         raise NotImplementedError
 
@@ -293,10 +305,6 @@ class Peer(Generic[Reply]):
 
     def _results(self, reply: Reply) -> Sequence[object]:
         raise NotImplementedError
-
-
-def _nobody(*_: object) -> None:
-    """Nobody listens yet."""
 
 
 def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:

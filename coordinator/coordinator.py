@@ -12,16 +12,19 @@ from contextlib import asynccontextmanager
 import structlog
 
 import minedraft
-from coordinator import lane
 from coordinator.admission import Admission
+from coordinator.chooser import Chooser
 from coordinator.commit import Ending, cut
-from coordinator.ports import DraftPort, VerifyPort
+from coordinator.lane import Rounds
+from coordinator.ports import Fleet
 from coordinator.request import Request, Sink, Tally
+from coordinator.site import Members, Site
+from coordinator.sites import Sites
 from coordinator.text import TargetText, TextStream
 from coordinator.validation import Rules
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import DeadlineExceeded, InternalError, InvalidRequest, MinedraftError, PeerUnavailable
-from minedraft.generation import FinishReason, GenerateRequest, LaneInfo, Limits, PeerInfo, ServerInfo
+from minedraft.generation import ChoiceInfo, FinishReason, GenerateRequest, LaneInfo, Limits, ServerInfo
 from minedraft.telemetry.activity import ActivityLog
 from minedraft.types import AcceptanceRule, ModelInfo, SequenceParams, TokenizerFiles, Verdict, VerifyItem
 
@@ -32,23 +35,17 @@ class Coordinator:
     def __init__(
         self,
         settings: CoordinatorSettings,
-        drafter: DraftPort | None,
-        verifier: VerifyPort,
+        fleet: Fleet,
         target: ModelInfo,
         tokenizer: TokenizerFiles,
     ) -> None:
         self._settings = settings
-        self._drafter = drafter
-        self._verifier = verifier
+        self._fleet = fleet
         self._target = target
         self._text = TargetText(tokenizer)
         self._rules = Rules(settings, target)
-        self._admission = Admission(
-            lanes=settings.lanes,
-            lane_size=settings.lane_size,
-            queue_size=settings.queue_size,
-            num_blocks=target.num_blocks,
-        )
+        self._admission = Admission(queue_size=settings.queue_size)
+        self._sites = Sites(fleet, self._admission, self._rounds, max(settings.lane_choices), settings.capacity)
         self._activity = ActivityLog()
         self._tally = Tally()
         self._ids = itertools.count(1)
@@ -57,22 +54,11 @@ class Coordinator:
         self._accepting = True
         self._idle = asyncio.Event()
         self._idle.set()
-        self._lanes: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger()
 
     def start(self) -> None:
         """Run the lanes."""
-        rounds = lane.Rounds(
-            admission=self._admission,
-            drafter=self._drafter,
-            verifier=self._verifier,
-            activity=self._activity,
-            draft_tokens=self._settings.draft_tokens,
-            prefill_chunk=self._settings.prefill_chunk,
-            commit=self._commit,
-            fail=self._abort,
-        )
-        self._lanes = [asyncio.create_task(lane.run(members, rounds)) for members in self._admission.lanes]
+        self._sites.start()
 
     async def drain(self, grace_seconds: float) -> None:
         """Take no more requests, let running ones finish within the grace period, end the rest."""
@@ -86,9 +72,7 @@ class Coordinator:
             self._abort(request, PeerUnavailable("the server is shutting down"))
 
     async def stop(self) -> None:
-        for task in self._lanes:
-            task.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
+        await self._sites.stop()
 
     @asynccontextmanager
     async def running(self, asked: GenerateRequest, seconds: float | None = None) -> AsyncIterator[Sink]:
@@ -120,19 +104,18 @@ class Coordinator:
     def info(self) -> ServerInfo:
         """The server at this moment."""
         settings = self._settings
-        nobody = PeerInfo(address="", connected=False, model=None, refusal="", state=None, connections=0)
         return ServerInfo(
             version=minedraft.__version__,
             target=self._target,
-            drafter=self._drafter.describe() if self._drafter else nobody,
-            verifier=self._verifier.describe(),
-            lanes=tuple(LaneInfo(members.lane, members.load, members.rounds) for members in self._admission.lanes),
+            drafters=self._fleet.describe_drafters(),
+            verifiers=self._fleet.describe_verifiers(),
+            lanes=tuple(_describe(members) for site, _ in self._sites for members in site.lanes),
             limits=Limits(
                 max_len=self._target.max_len,
-                lanes=settings.lanes,
+                lanes=max(settings.lane_choices),
                 lane_size=settings.lane_size,
                 queue_size=settings.queue_size,
-                draft_tokens=settings.draft_tokens,
+                draft_tokens=max(settings.draft_token_choices),
                 prefill_chunk=settings.prefill_chunk,
             ),
             queued_requests=self._admission.waiting,
@@ -140,6 +123,7 @@ class Coordinator:
             activity=self._activity.summary(),
             finished_requests=self._finished,
             aborted_requests=self._aborted,
+            choices=tuple(rounds.chooser.describe() for _, rounds in self._sites),
         )
 
     async def _admit(self, asked: GenerateRequest) -> Request:
@@ -148,16 +132,16 @@ class Coordinator:
         self._rules.check_prompt(asked, prompt_ids)
         if not self._accepting:
             raise PeerUnavailable("the server is shutting down")
-        if refusal := self._verifier.describe().refusal:
-            raise PeerUnavailable(refusal)
-        drafts = self._settings.draft_tokens
+        verifiers = self._fleet.describe_verifiers()
+        if verifiers and all(verifier.refusal for verifier in verifiers):
+            raise PeerUnavailable(verifiers[0].refusal)
+        drafts = max(self._settings.draft_token_choices)
         if asked.max_draft_tokens is not None:
             drafts = min(drafts, asked.max_draft_tokens)
-        # Drafts need no blocks of their own: there are never more of them than tokens still to come.
         longest = min(len(prompt_ids) + sampling.max_new_tokens, self._target.max_len)
-        blocks = -(-longest // self._target.block_size)
-        if blocks > self._target.num_blocks:
-            room = self._target.num_blocks * self._target.block_size
+        models = [verifier.info or self._target for verifier in self._fleet.verifiers] or [self._target]
+        room = max(model.num_blocks * model.block_size for model in models)
+        if longest > room:
             raise InvalidRequest(
                 "sampling.max_new_tokens", f"prompt and output of {longest} tokens; the KV cache holds {room}"
             )
@@ -172,13 +156,37 @@ class Coordinator:
             committed_ids=list(prompt_ids),
             max_draft_tokens=drafts,
             max_len=self._target.max_len,
-            blocks=blocks,
+            longest=longest,
             text=TextStream(self._text, sampling.stop),
             sink=Sink(request_id),
         )
         self._admission.submit(request)
         self._idle.clear()
         return request
+
+    def _rounds(self, site: Site) -> Rounds:
+        """What a verifier's lanes share."""
+        return Rounds(
+            admission=self._admission,
+            site=site,
+            activity=self._activity.beside(),
+            chooser=Chooser(self._settings.lane_choices, self._settings.draft_token_choices, self._tell_choice),
+            prefill_chunk=self._settings.prefill_chunk,
+            commit=self._commit,
+            fail=self._abort,
+        )
+
+    def _tell_choice(self, choice: ChoiceInfo) -> None:
+        self._log.info(
+            "choice",
+            lanes=choice.lanes,
+            draft_tokens=choice.draft_tokens,
+            reason=choice.reason,
+            draft_ms=round(1000 * choice.draft_seconds, 2),
+            verify_ms=round(1000 * choice.verify_seconds, 2),
+            around_ms=round(1000 * choice.around_seconds, 2),
+            acceptance=[round(chance, 2) for chance in choice.acceptance[: max(choice.draft_tokens, 1)]],
+        )
 
     def _commit(self, request: Request, item: VerifyItem, verdict: Verdict) -> None:
         """Append what a verdict emits, show what is safe to show, and end the request where it ends."""
@@ -222,10 +230,14 @@ class Coordinator:
 
     def _remove(self, request: Request) -> None:
         """Take a request out of every further step and free it at both services, behind the steps already sent."""
-        request.dead = True
+        request.part()
         self._admission.remove(request)
-        for port in (self._drafter, self._verifier):
-            if port is not None:
-                port.release(port.generation, [request.id])
         if not self._admission.requests:
             self._idle.set()
+
+
+def _describe(members: Members) -> LaneInfo:
+    """A lane, for people."""
+    drafter = members.drafter.describe().address if members.drafter else ""
+    verifier = members.site.verifier.describe().address
+    return LaneInfo(members.lane, members.load, members.rounds, verifier=verifier, drafter=drafter)

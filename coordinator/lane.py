@@ -16,27 +16,29 @@ from typing import Final
 
 import structlog
 
-from coordinator.admission import Admission, Members
+from coordinator.admission import Admission
+from coordinator.chooser import Chooser, Round
 from coordinator.ports import DraftPort, VerifyPort
 from coordinator.request import CacheView, Request
 from coordinator.shares import complete, shares
+from coordinator.site import Members, Site
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
-from minedraft.telemetry.activity import ActivityLog, Role
+from minedraft.telemetry.activity import Role, VerifierActivity
 from minedraft.types import DraftItem, ItemStatus, Proposal, Verdict, VerifyItem
 
 CROWDED_PAUSE_SECONDS: Final = 0.05
 RETRY_PAUSE_SECONDS: Final = 0.05
+DECIDE_SECONDS: Final = 0.001  # into a round: its first step is on its way, and a model at work waits for nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What every lane of a server shares."""
+    """What the lanes of a verifier share."""
 
     admission: Admission
-    drafter: DraftPort | None
-    verifier: VerifyPort
-    activity: ActivityLog
-    draft_tokens: int  # K
+    site: Site
+    activity: VerifierActivity
+    chooser: Chooser  # of K and of the number of lanes
     prefill_chunk: int  # prompt tokens in a step at most
     commit: Callable[[Request, VerifyItem, Verdict], None]
     fail: Callable[[Request, MinedraftError], None]
@@ -45,41 +47,60 @@ class Rounds:
         self, requests: Sequence[Request], cache: Callable[[Request], CacheView], generation: int
     ) -> dict[Request, int]:
         """How many tail tokens each request may send in a step, by `coordinator.shares`."""
-        return shares(requests, cache, generation, budget=self.prefill_chunk, always=self.draft_tokens + 1)
+        return shares(requests, cache, generation, budget=self.prefill_chunk, always=self.chooser.most_draft_tokens + 1)
+
+    @property
+    def verifier(self) -> VerifyPort:
+        return self.site.verifier
+
+    def begin(self, members: Members, requests: Sequence[Request]) -> Round:
+        """Note a lane's next round, and let the chooser choose for it."""
+        loop = asyncio.get_running_loop()
+        for request in requests:
+            request.meet(self.verifier, members.drafter)
+        drafters = [lane.drafter for lane in self.site.lanes]
+        newest = max((drafter.generation for drafter in drafters if drafter and drafter.ready), default=0)
+        current = self.chooser.begin(members.lane, requests, self.site.running, newest, loop.time())
+        if self.chooser.due:
+            loop.call_later(DECIDE_SECONDS, self.chooser.decide)
+        self.site.spread(self.chooser.mode.lanes)
+        return current
 
 
 async def run(members: Members, rounds: Rounds) -> None:
-    """Draft, verify, commit, for ever. Cancelling the task ends the lane."""
-    while True:
-        requests = await rounds.admission.at_boundary(members)
+    """Draft, verify, commit, until the verifier is gone for good. Cancelling the task ends the lane as well."""
+    while requests := await rounds.admission.at_boundary(members):
         generation = rounds.verifier.generation
         try:
-            proposals = await _draft(members.lane, requests, rounds)
-            await _verify(members.lane, [request for request in requests if not request.dead], proposals, rounds)
-        except PeerUnavailable:  # nothing was committed; the same items are built again
+            current = rounds.begin(members, requests)
+            proposals = await _draft(current, members.drafter, requests, rounds)
+            await _verify(current, [request for request in requests if not request.dead], proposals, rounds)
+            rounds.chooser.end(current, asyncio.get_running_loop().time())
+        except PeerUnavailable:  # nothing was committed; the same items are built again, here or elsewhere
             if rounds.verifier.ready and rounds.verifier.generation == generation:
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
-            await rounds.verifier.wait_ready()
         except Exception as error:  # the lane outlives whatever one round does
             structlog.get_logger().exception("round failed", lane=members.lane)
             for request in requests:
                 rounds.fail(request, InternalError(f"a round of lane {members.lane} failed: {type(error).__name__}"))
 
 
-async def _draft(lane: int, requests: Sequence[Request], rounds: Rounds) -> dict[int, Proposal]:
+async def _draft(
+    current: Round, drafter: DraftPort | None, requests: Sequence[Request], rounds: Rounds
+) -> dict[int, Proposal]:
     """Proposals by sequence id. A drafter that is late or gone costs speed, never the round."""
-    drafter = rounds.drafter
     if drafter is None or not drafter.ready or not rounds.verifier.ready:
         return {}
     generation = drafter.generation
-    asked = _draft_items(requests, generation, rounds)
+    asked = _draft_items(current, requests, generation, rounds)
     if not asked:
         return {}
     try:
-        reply = await drafter.draft(lane, generation, [item for _, item in asked])
+        reply = await drafter.draft(current.lane, generation, [item for _, item in asked])
     except PeerUnavailable:
         return {}
     rounds.activity.record(Role.DRAFTER, reply.timing)
+    current.drafted([item for _, item in asked], reply.proposals, reply.timing)
     proposals = {}
     for (request, item), proposal in zip(asked, reply.proposals, strict=True):
         _confirm(request.draft_cache, generation, item, proposal)
@@ -91,25 +112,28 @@ async def _draft(lane: int, requests: Sequence[Request], rounds: Rounds) -> dict
     return proposals
 
 
-def _draft_items(requests: Sequence[Request], generation: int, rounds: Rounds) -> list[tuple[Request, DraftItem]]:
+def _draft_items(
+    current: Round, requests: Sequence[Request], generation: int, rounds: Rounds
+) -> list[tuple[Request, DraftItem]]:
     """Drafts for the requests whose verification can emit; for the others the drafter's cache is filled in step."""
     emitting = complete(
         rounds.shares(requests, lambda request: request.verify_cache, rounds.verifier.generation),
         lambda request: request.verify_cache,
         rounds.verifier.generation,
     )
-    wanting = [request for request in requests if request.max_draft_tokens > 0 and request.room > 1]
+    most = {request: rounds.chooser.drafts(current, request) for request in requests if request.room > 1}
+    wanting = [request for request, drafts in most.items() if drafts > 0]
     granted = rounds.shares(wanting, lambda request: request.draft_cache, generation)
     asked = []
     for request in wanting:
         filled = request.draft_cache.length_in(generation) == len(request.committed_ids)
         if granted[request] and (request in emitting or not filled):
-            drafts = rounds.draft_tokens if request in emitting else 0
+            drafts = most[request] if request in emitting else 0
             asked.append((request, request.draft_item(generation, granted[request], drafts)))
     return asked
 
 
-async def _verify(lane: int, requests: Sequence[Request], proposals: dict[int, Proposal], rounds: Rounds) -> None:
+async def _verify(current: Round, requests: Sequence[Request], proposals: dict[int, Proposal], rounds: Rounds) -> None:
     """One verify step, and the commit of its verdicts. Raises PeerUnavailable when the verifier is gone."""
     verifier = rounds.verifier
     generation = verifier.generation
@@ -121,12 +145,15 @@ async def _verify(lane: int, requests: Sequence[Request], proposals: dict[int, P
     ]
     if not asked:
         return
-    reply = await verifier.verify(lane, generation, [item for _, item in asked])
+    reply = await verifier.verify(current.lane, generation, [item for _, item in asked])
     rounds.activity.record(Role.VERIFIER, reply.timing)
+    current.verified([item for _, item in asked], reply.timing)
     crowded = []
     for (request, item), verdict in zip(asked, reply.verdicts, strict=True):
         if not request.dead:
             _confirm(request.verify_cache, generation, item, verdict)
+            if verdict.status is ItemStatus.OK and item.emit:
+                rounds.chooser.judged(current, request, verdict.accepted_len)
             _settle(request, item, verdict, rounds)
             if verdict.status is ItemStatus.NO_SPACE:
                 crowded.append(request)

@@ -104,10 +104,10 @@ def server_collector(info: Callable[[], ServerInfo | None], loop: asyncio.Abstra
 def _families(info: ServerInfo) -> Iterable[Metric]:
     yield from _speculation(info)
     yield from _activity(info)
+    yield from _choice(info)
     yield from _requests(info)
-    peers = {"verifier": info.verifier} | ({"drafter": info.drafter} if info.drafter.address else {})
-    yield from _peers(peers)
-    yield from _channel(info.drafter)
+    yield from _peers([("verifier", peer) for peer in info.verifiers] + [("drafter", peer) for peer in info.drafters])
+    yield from _channel(info.drafters)
 
 
 def _speculation(info: ServerInfo) -> Iterable[Metric]:
@@ -140,8 +140,65 @@ def _activity(info: ServerInfo) -> Iterable[Metric]:
     yield counter("steps", "Steps answered.", *zip(services, (seen.verifications, seen.drafts), strict=True))
 
 
+def _choice(info: ServerInfo) -> Iterable[Metric]:
+    """Each verifier's; by its place among them."""
+    made = [({"verifier": str(place)}, choice) for place, choice in enumerate(info.choices)]
+    yield gauge(
+        "chosen",
+        "Lanes and drafts a round (K) at this moment; auto: whether they are chosen by measurement.",
+        *(
+            (label | {"setting": name, "auto": str(auto).lower()}, value)
+            for label, choice in made
+            for name, auto, value in (
+                ("lanes", choice.auto_lanes, choice.lanes),
+                ("draft_tokens", choice.auto_draft_tokens, choice.draft_tokens),
+            )
+        ),
+    )
+    yield gauge(
+        "forecast_seconds",
+        "What a round is expected to take: drafting (t), verification (V), and around them.",
+        *(
+            (label | {"part": part}, seconds)
+            for label, choice in made
+            for part, seconds in (
+                ("draft", choice.draft_seconds),
+                ("verify", choice.verify_seconds),
+                ("around", choice.around_seconds),
+            )
+        ),
+    )
+    yield gauge(
+        "forecast_tokens_per_second",
+        "What all requests together are expected to get.",
+        *((label, choice.tokens_per_second) for label, choice in made),
+    )
+    yield gauge(
+        "acceptance",
+        "Chance that a draft is kept when those before it were, by its place in the proposal.",
+        *(
+            (label | {"position": str(place)}, chance)
+            for label, choice in made
+            for place, chance in enumerate(choice.acceptance)
+        ),
+    )
+    yield counter(
+        "choice_changes",
+        "How often another number of lanes or drafts was chosen.",
+        *((label, choice.changes) for label, choice in made),
+    )
+    yield counter(
+        "choice_trials",
+        "How often another choice was tried for a few rounds.",
+        *((label, choice.trials) for label, choice in made),
+    )
+    yield counter(
+        "choice_trial_seconds", "What trials have cost.", *((label, choice.trial_seconds) for label, choice in made)
+    )
+
+
 def _requests(info: ServerInfo) -> Iterable[Metric]:
-    lanes = [({"lane": str(lane.lane)}, lane) for lane in info.lanes]
+    lanes = [({"lane": str(lane.lane), "verifier": lane.verifier}, lane) for lane in info.lanes]
     yield gauge("num_requests_running", "Requests in a lane.", *((label, lane.requests) for label, lane in lanes))
     yield gauge("num_requests_waiting", "Requests in the queue.", ({}, info.queued_requests))
     yield gauge("queue_size", "Requests that the queue holds at most.", ({}, info.limits.queue_size))
@@ -154,8 +211,8 @@ def _requests(info: ServerInfo) -> Iterable[Metric]:
     )
 
 
-def _peers(peers: dict[str, PeerInfo]) -> Iterable[Metric]:
-    found = [({"service": name}, peer) for name, peer in peers.items()]
+def _peers(peers: Sequence[tuple[str, PeerInfo]]) -> Iterable[Metric]:
+    found = [({"service": name, "address": peer.address}, peer) for name, peer in peers]
     yield gauge("peer_up", "1 while the service is connected and used.", *((label, p.connected) for label, p in found))
     yield counter("peer_connections", "Connections made.", *((label, p.connections) for label, p in found))
     known = [(label, p.state, p.model) for label, p in found if p.state is not None and p.model is not None]
@@ -163,10 +220,23 @@ def _peers(peers: dict[str, PeerInfo]) -> Iterable[Metric]:
     yield gauge("kv_blocks", "KV blocks in all.", *((label, model.num_blocks) for label, _, model in known))
 
 
-def _channel(drafter: PeerInfo) -> Iterable[Metric]:
-    yield gauge("channel_info", "1 for the kind of the open tensor channel.", ({"kind": drafter.channel or "none"}, 1))
-    yield counter("channels_opened", "Tensor channels that were opened or tried.", ({}, drafter.channel_generation))
-    yield counter("channel_payloads", "Dense laws that went over a channel.", ({}, drafter.payloads))
+def _channel(drafters: Sequence[PeerInfo]) -> Iterable[Metric]:
+    found = [({"drafter": peer.address}, peer) for peer in drafters]
+    yield gauge(
+        "channel_info",
+        "1 for the kind of a drafter's open tensor channels.",
+        *((label | {"kind": peer.channel or "none"}, 1) for label, peer in found),
+    )
     yield counter(
-        "channel_payloads_replaced", "Dense laws that were replaced by top-M ones.", ({}, drafter.payloads_replaced)
+        "channels_opened",
+        "Tensor channels that were opened or tried.",
+        *((label, peer.channel_generation) for label, peer in found),
+    )
+    yield counter(
+        "channel_payloads", "Dense laws that went over a channel.", *((label, peer.payloads) for label, peer in found)
+    )
+    yield counter(
+        "channel_payloads_replaced",
+        "Dense laws that were replaced by top-M ones.",
+        *((label, peer.payloads_replaced) for label, peer in found),
     )

@@ -1,11 +1,12 @@
-"""What a lane may ask of a drafter and of a verifier. The lane knows these ports, never grpc.
+"""What a lane may ask of a drafter and of a verifier, and what there is of them. Lanes know these ports, never grpc.
 
-Tests drive lanes with ports of their own; `coordinator.peers` holds the real ones.
+Tests drive lanes with ports of their own. The real ones are in `coordinator.peers`, `coordinator.line` and
+`coordinator.fleet`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from minedraft.generation import PeerInfo
@@ -17,7 +18,10 @@ class Port(Protocol):
 
     @property
     def generation(self) -> int:
-        """Counts connections, from 1; 0 before the first. What another generation cached is void."""
+        """Numbers connections, each of the server's with another number; 0 before the first.
+
+        What was cached under another one is void.
+        """
 
     @property
     def ready(self) -> bool:
@@ -53,3 +57,26 @@ class DraftPort(Port, Protocol):
 class VerifyPort(Port, Protocol):
     async def verify(self, lane: int, generation: int, items: Sequence[VerifyItem]) -> VerifyReply:
         """One verdict for each item, in order. Queued and raising like `DraftPort.draft`."""
+
+
+class Fleet(Protocol):
+    """The services that are there."""
+
+    @property
+    def verifiers(self) -> Sequence[VerifyPort]:
+        """Every verifier that is known, ready or not. The same object stands for it as long as it is."""
+
+    def drafters(self, verifier: VerifyPort) -> Sequence[DraftPort]:
+        """Every drafter that lanes of this verifier may be paired with now."""
+
+    def use(self, drafters: Collection[DraftPort]) -> None:
+        """Say which of them lanes are paired with."""
+
+    def watch(self, hear: Callable[[], None]) -> None:
+        """Have `hear` called whenever any of the above changes."""
+
+    def describe_verifiers(self) -> tuple[PeerInfo, ...]:
+        """What is known of each, for people."""
+
+    def describe_drafters(self) -> tuple[PeerInfo, ...]:
+        """What is known of each, for people; empty when none is wanted."""

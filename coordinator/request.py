@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
+from coordinator.acceptance import OwnAcceptance
+from coordinator.ports import DraftPort, Port, VerifyPort
 from coordinator.text import TextStream
 from minedraft.errors import MinedraftError
 from minedraft.generation import FinishReason, Output, SpeculationStats, Usage
@@ -121,13 +123,16 @@ class Request:
     committed_ids: list[int]  # prompt and output
     max_draft_tokens: int
     max_len: int  # prompt and output together at most
-    blocks: int  # KV blocks reserved at the verifier: what prompt and output can come to need
+    longest: int  # tokens that prompt and output can come to
     text: TextStream
     sink: Sink
     draft_cache: CacheView = field(default_factory=CacheView)
     verify_cache: CacheView = field(default_factory=CacheView)
     tally: Tally = field(default_factory=Tally)
+    acceptance: OwnAcceptance = field(default_factory=OwnAcceptance)
     dead: bool = False  # finished, cancelled or failed: in no further step
+    verifier: VerifyPort | None = None  # who it met last, and may hold a cache of it
+    drafter: DraftPort | None = None
 
     @property
     def prompt_len(self) -> int:
@@ -142,6 +147,21 @@ class Request:
         """New tokens that may still be committed."""
         wanted = self.params.sampling.max_new_tokens - self.new_tokens
         return min(wanted, self.max_len - len(self.committed_ids))
+
+    def meet(self, verifier: VerifyPort, drafter: DraftPort | None) -> None:
+        """Note who serves it in this round. Whoever served it before, and does not now, may forget it."""
+        if self.verifier is not verifier:
+            _leave(self.verifier, self.id)
+            self.verifier, self.verify_cache = verifier, CacheView()
+        if self.drafter is not drafter:
+            _leave(self.drafter, self.id)
+            self.drafter, self.draft_cache = drafter, CacheView()
+
+    def part(self) -> None:
+        """It is over: free it at both services, behind the steps already sent."""
+        self.dead = True
+        for port in (self.drafter, self.verifier):
+            _leave(port, self.id)
 
     def draft_item(self, generation: int, share: int, most_drafts: int) -> DraftItem:
         """At most `share` tail tokens, and drafts only if they reach the end of the committed tokens."""
@@ -171,3 +191,8 @@ class Request:
     def _tail(self, cache: CacheView, generation: int, share: int) -> tuple[int, tuple[int, ...]]:
         base = min(cache.length_in(generation), len(self.committed_ids) - 1)  # a tail has at least one token
         return base, tuple(self.committed_ids[base : base + share])
+
+
+def _leave(port: Port | None, sequence_id: int) -> None:
+    if port is not None:
+        port.release(port.generation, [sequence_id])

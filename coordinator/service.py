@@ -12,11 +12,11 @@ import grpc
 import structlog
 
 import minedraft
-from coordinator.channel import ChannelKeeper
 from coordinator.clients import Clients, client_at
 from coordinator.coordinator import Coordinator
+from coordinator.discovery import Resolve, resolve
+from coordinator.fleet import Fleet
 from coordinator.memory import keep_small, trimmer
-from coordinator.peers import DraftPeer, VerifyPeer
 from coordinator.request import Sink
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # loaded only where metrics are asked for
     from coordinator.metrics import Waits
 
 FULL_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
-NO_DRAFTER = "none"
 
 
 class GenerationServicer(pb_grpc.GenerationServiceServicer):
@@ -78,7 +77,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
         if self.coordinator is None:
-            return pb.GetServerInfoResponse(version=minedraft.__version__, verifier=pb.PeerInfo(address=self._verifier))
+            return pb.GetServerInfoResponse(
+                version=minedraft.__version__, verifiers=[pb.PeerInfo(address=self._verifier)]
+            )
         return write_server(self.coordinator.info())
 
     @contextmanager
@@ -110,15 +111,12 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 class CoordinatorService:
     """One coordinator process: serve at once, be SERVING from the first verifier on."""
 
-    def __init__(self, settings: CoordinatorSettings) -> None:
+    def __init__(self, settings: CoordinatorSettings, lookup: Resolve = resolve) -> None:
+        """`lookup` finds the addresses of `dns:` names."""
         self._settings = settings
         self._servicer = GenerationServicer(settings.verifier, Clients.of(settings))
         self._server: Server | None = None
-        self._verifier = VerifyPeer(settings.verifier, settings)
-        self._drafter = (
-            None if settings.drafter == NO_DRAFTER else DraftPeer(settings.drafter, settings, self._verifier)
-        )
-        self._channel = ChannelKeeper(self._drafter, self._verifier, settings) if self._drafter else None
+        self._fleet = Fleet(settings, lookup)
         self._opening: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
 
@@ -130,9 +128,7 @@ class CoordinatorService:
         self._server = server = Server(self._settings, [FULL_NAME], guards)
         server.add(self._servicer.register)
         await server.start()
-        for part in (self._channel, self._verifier, self._drafter):
-            if part is not None:
-                part.start()
+        await self._fleet.start()
         self._opening = asyncio.create_task(self._open(server))
         if give_back := trimmer():
             self._tidying = asyncio.create_task(keep_small(give_back))
@@ -160,18 +156,16 @@ class CoordinatorService:
             await self._server.stop(1.0)
         if self._servicer.coordinator is not None:
             await self._servicer.coordinator.stop()
-        for part in (self._channel, self._drafter, self._verifier):
-            if part is not None:
-                await part.stop()
+        await self._fleet.stop()
 
     async def _open(self, server: Server) -> None:
         """Once a verifier is there, its model and tokenizer decide what is served."""
-        await self._verifier.wait_ready()
-        target = self._verifier.info
-        if target is None:
+        await self._fleet.first_verifier()
+        target, tokenizer = self._fleet.served.target, self._fleet.served.tokenizer
+        if target is None or tokenizer is None:
             raise InternalError("a ready verifier has a model")
         try:
-            coordinator = Coordinator(self._settings, self._drafter, self._verifier, target, self._verifier.tokenizer)
+            coordinator = Coordinator(self._settings, self._fleet, target, tokenizer)
         except Exception:  # the tokenizers package raises bare Exception
             structlog.get_logger().exception("the verifier's tokenizer cannot be used", model=target.model_id)
             raise

@@ -27,7 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from minedraft.config import MIB
 from minedraft.errors import DeadlineExceeded, InvalidRequest, MinedraftError, PeerUnavailable, SetupError
-from minedraft.generation import GenerateRequest, Output, ServerInfo
+from minedraft.generation import GenerateRequest, Output, PeerInfo, ServerInfo
 from minedraft.rpc import convert_public as convert
 from minedraft.rpc.credentials import ClientTls, may_carry_token
 from minedraft.rpc.status import error_of
@@ -253,11 +253,14 @@ def awaited_peer(info: ServerInfo, drafter: bool) -> str:
     if not info.verifier.connected:
         reason = f": {info.verifier.refusal}" if info.verifier.refusal else ""
         return f"its verifier at {info.verifier.address} is not connected{reason}"
-    peer = info.drafter
-    undecided = not peer.connected or not (peer.channel or peer.channel_note)
-    if drafter and peer.address and undecided and not peer.refusal:
-        return f"its drafter at {peer.address} is not connected"
+    if drafter and info.drafters and not any(_decided(peer) for peer in info.drafters):
+        return f"its drafter at {info.drafter.address} is not connected"
     return ""
+
+
+def _decided(drafter: PeerInfo) -> bool:
+    """Whether it is known how, or why not, a drafter is used. Only those that lanes are paired with come to that."""
+    return bool(drafter.refusal) or (drafter.connected and bool(drafter.channel or drafter.channel_note))
 
 
 def token_in(file: str) -> str:

@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from minedraft.errors import SetupError
@@ -22,6 +22,28 @@ WeightsName = Literal["auto", "plain", "int8"]
 ChannelName = Literal["auto", "inline", "shm", "gloo", "cuda_ipc", "nccl"]
 AttentionName = Literal["auto", "sdpa", "flash_attn"]
 DraftLawName = Literal["point_mass", "top_m", "dense"]
+AUTO: Final = "auto"
+AUTO_LANES: Final = 4  # lanes that may be chosen at most
+AUTO_DRAFT_TOKENS: Final = 8  # K that may be chosen at most
+AUTO_FULL_LANES: Final = 2  # with lanes chosen, as many requests run as fill this many
+
+
+def auto_or(least: int, most: int) -> BeforeValidator:
+    """Reads `auto` or a whole number in a range."""
+
+    def read(value: object) -> int | str:
+        text = str(value)
+        if text == AUTO:
+            return text
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise ValueError(f"{text!r} is neither auto nor a number from {least} to {most}")
+        return int(text)
+
+    return BeforeValidator(read)
+
+
+AutoLanes = Annotated[int | Literal["auto"], auto_or(1, 64)]
+AutoDraftTokens = Annotated[int | Literal["auto"], auto_or(0, 64)]
 
 
 class ProcessSettings(BaseSettings):
@@ -122,6 +144,11 @@ class EngineSettings(ServiceSettings):
         description="share of a GPU's whole memory that this service's weights and KV cache may take; of a GPU that "
         "several services share, give each its part",
     )
+    prefix_caching: bool = Field(
+        True,
+        description="share KV blocks between sequences that begin alike; who may send requests can learn from their "
+        "time what others sent before",
+    )
     cuda_graphs: bool = Field(
         False, description="replay a draft model's one-token passes as CUDA graphs; needs flash_attn"
     )
@@ -170,14 +197,27 @@ class CoordinatorSettings(DialSettings, ServiceSettings):
     """python -m coordinator"""
 
     listen: str = Field("127.0.0.1:50050", description="address to serve on, HOST:PORT; port 0 takes a free one")
-    verifier: str = Field("127.0.0.1:50052", description="address of the verifier")
-    drafter: str = Field("127.0.0.1:50051", description="address of the drafter, or `none`")
+    verifier: str = Field(
+        "127.0.0.1:50052",
+        description="verifiers, HOST:PORT, separated by commas; dns:NAME:PORT stands for every address of NAME",
+    )
+    drafter: str = Field("127.0.0.1:50051", description="drafters, written like the verifiers, or `none`")
+    discovery_seconds: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="pause before names are resolved again; after a lost connection that is done at once"
+    )
     model_name: str = Field("", description="name that clients may ask for; empty: the target's own")
-    lanes: Annotated[int, Field(ge=1, le=64)] = Field(2, description="lanes; 1 is standard speculative decoding")
-    lane_size: Annotated[int, Field(ge=1, le=1024)] = Field(16, description="requests in a lane at most")
+    lanes: AutoLanes = Field(
+        AUTO,
+        description="lanes of each verifier; 1 is standard speculative decoding; auto: as many as serve most, measured",
+    )
+    lane_size: Annotated[int, Field(ge=1, le=1024)] = Field(
+        16,
+        description="requests in a lane at most; with lanes=auto twice as many run, in any number of lanes",
+    )
     queue_size: Annotated[int, Field(ge=0)] = Field(256, description="requests waiting for a lane at most")
-    draft_tokens: Annotated[int, Field(ge=0, le=64)] = Field(
-        4, description="K, drafts a round at most; 0 is plain decoding"
+    draft_tokens: AutoDraftTokens = Field(
+        AUTO,
+        description="K, drafts a round at most; 0 is plain decoding; auto: 0 to 8, as serves most tokens, measured",
     )
     prefill_chunk: Annotated[int, Field(ge=1)] = Field(512, description="prompt tokens in one step at most")
     draft_timeout_seconds: Annotated[float, Field(gt=0)] = Field(
@@ -214,6 +254,22 @@ class CoordinatorSettings(DialSettings, ServiceSettings):
     requests_per_minute: Annotated[int, Field(ge=0)] = Field(
         0, description="requests that one client may begin in a minute, evenly after a burst of as many; 0: no limit"
     )
+
+    @property
+    def lane_choices(self) -> range:
+        """How many lanes may run."""
+        return range(1, AUTO_LANES + 1) if self.lanes == AUTO else range(self.lanes, self.lanes + 1)
+
+    @property
+    def draft_token_choices(self) -> range:
+        """What K may be."""
+        fixed = self.draft_tokens
+        return range(AUTO_DRAFT_TOKENS + 1) if fixed == AUTO else range(fixed, fixed + 1)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that run at most."""
+        return self.lane_size * (AUTO_FULL_LANES if self.lanes == AUTO else self.lanes)
 
 
 class HttpSettings(DialSettings, ProcessSettings):

@@ -139,6 +139,8 @@ class LaneInfo:
     lane: int
     requests: int
     rounds: int
+    verifier: str = ""  # addresses
+    drafter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +157,35 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """How busy the two services were since the start, seconds of engine time."""
+    """How busy drafters and verifiers were since the start, seconds of engine time, summed over all of a kind."""
 
     wall_seconds: float = 0.0
     verifier_forward_seconds: float = 0.0
     drafter_forward_seconds: float = 0.0
     verifier_busy_seconds: float = 0.0  # forward passes and the host work of the steps
     drafter_busy_seconds: float = 0.0
-    overlap_seconds: float = 0.0  # both engines at work
+    overlap_seconds: float = 0.0  # a drafter and a verifier at work, summed over the pairs
     verifications: int = 0
     drafts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceInfo:
+    """How many lanes run and how many drafts a round asks for now, and why. Times are forecasts, seconds."""
+
+    lanes: int = 0
+    draft_tokens: int = 0
+    auto_lanes: bool = False  # chosen by measurement, not by a setting
+    auto_draft_tokens: bool = False
+    reason: str = ""
+    draft_seconds: float = 0.0  # t, a draft step of a lane; 0 while nothing was measured
+    verify_seconds: float = 0.0  # V, a verification of a lane
+    around_seconds: float = 0.0  # round trips and the lane's own work, a round
+    tokens_per_second: float = 0.0
+    acceptance: tuple[float, ...] = ()  # chance of a draft at each place, when those before it were kept
+    changes: int = 0  # how often another mode was chosen
+    trials: int = 0  # how often one was tried
+    trial_seconds: float = 0.0  # what trials have cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +194,8 @@ class ServerInfo:
 
     version: str
     target: ModelInfo | None
-    drafter: PeerInfo
-    verifier: PeerInfo
+    drafters: tuple[PeerInfo, ...]
+    verifiers: tuple[PeerInfo, ...]
     lanes: tuple[LaneInfo, ...]
     limits: Limits
     queued_requests: int
@@ -182,3 +203,24 @@ class ServerInfo:
     activity: Activity
     finished_requests: int
     aborted_requests: int
+    choices: tuple[ChoiceInfo, ...] = ()  # of each verifier in turn
+
+    @property
+    def drafter(self) -> PeerInfo:
+        """The first drafter in use, or the first; an empty one when none is wanted."""
+        return _first(self.drafters)
+
+    @property
+    def verifier(self) -> PeerInfo:
+        """The first verifier in use, or the first; an empty one when none is known yet."""
+        return _first(self.verifiers)
+
+    @property
+    def choice(self) -> ChoiceInfo:
+        """The first verifier's."""
+        return self.choices[0] if self.choices else ChoiceInfo()
+
+
+def _first(peers: tuple[PeerInfo, ...]) -> PeerInfo:
+    nobody = PeerInfo(address="", connected=False, model=None, refusal="", state=None, connections=0)
+    return next((peer for peer in peers if peer.connected), peers[0] if peers else nobody)

@@ -302,6 +302,11 @@ class ServiceState:
     instance_id: str
     free_blocks: int
     sequences: int
+    # Since the process started, tokens but for the last:
+    fed_tokens: int = 0  # through the model
+    prefix_tokens: int = 0  # in whole blocks that were looked for before they were fed
+    prefix_tokens_found: int = 0  # of those: another sequence had computed them
+    prefix_evictions: int = 0  # blocks that could be found and were given to somebody else
 
 
 @dataclass(frozen=True, slots=True)

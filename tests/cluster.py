@@ -81,6 +81,7 @@ async def cluster(
             drafter_settings = drafter_settings.model_copy(update={"listen": drafter_address})
             running.append(drafter_service)
         settings: dict[str, Any] = {"grace_seconds": 0.2, "verifier": verifier_address, "drafter": drafter_address}
+        settings |= {"lanes": 2, "draft_tokens": 4}  # whatever pays on this machine, drafts are made
         coordinator_service = build_coordinator(CoordinatorSettings(listen=ANYWHERE, **(settings | coordinator)))
         running.append(coordinator_service)
         address = await coordinator_service.start()

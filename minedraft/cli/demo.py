@@ -18,7 +18,7 @@ from minedraft.cli.display import LogLines, status, write_text
 from minedraft.cli.options import prompt_of
 from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
 from minedraft.cli.stack_options import Draft, DraftTokens, DType, ReadySeconds, Target, ThreadsDrafter, ThreadsVerifier
-from minedraft.cli.up import describe_drafter
+from minedraft.cli.up import describe_choice, describe_drafter
 from minedraft.client import Client
 from minedraft.generation import GenerateRequest, ServerInfo, SpeculationStats
 from minedraft.types import SamplingParams
@@ -66,7 +66,7 @@ def demo(
     ] = None,
     target: Target = "demo",
     draft: Draft = "auto",
-    draft_tokens: DraftTokens = 4,
+    draft_tokens: DraftTokens = "4",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens an answer at most")] = 128,
     dtype: DType = "float32",
     threads_verifier: ThreadsVerifier = 0,
@@ -109,11 +109,10 @@ def _introduce(console: Console, stack: Stack, info: ServerInfo, threads: int) -
         console.print(f"  verifier     {stack.verifier:<22} {target.model_id}, {target.dtype}, {threads} CPU thread(s)")
     if stack.drafter:
         console.print(f"  drafter      {stack.drafter:<22} {describe_drafter(info.drafter)}")
-    lanes = f"{info.limits.lanes} lanes, up to K={info.limits.draft_tokens} drafts a round"
-    console.print(f"  coordinator  {stack.coordinator:<22} {lanes}")
+    console.print(f"  coordinator  {stack.coordinator:<22} {describe_choice(info)}")
 
 
-def _compare(console: Console, client: Client, prompt: str, max_new_tokens: int, draft_tokens: int) -> None:
+def _compare(console: Console, client: Client, prompt: str, max_new_tokens: int, draft_tokens: str) -> None:
     """Stream the answer, then measure the same prompt without drafts."""
     console.print("\nThe answer, greedy, as it is committed:", style="bold")
     drafted = _run(client, prompt, max_new_tokens, None, write_text)
@@ -139,7 +138,7 @@ def _run(
     return Run(answer, activity(before, Sample(answer.seconds, client.server_info())))
 
 
-def _comparison(drafted: Run, plain: Run, draft_tokens: int) -> Table:
+def _comparison(drafted: Run, plain: Run, draft_tokens: str) -> Table:
     made = Table(title="What happened", title_justify="left")
     made.add_column("")
     made.add_column(f"K={draft_tokens}", justify="right")

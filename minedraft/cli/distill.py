@@ -99,6 +99,7 @@ def distill(
             target=str(recipe.target),
             draft=str(draft) if draft else "none",
             device=device,
+            draft_tokens=4,  # the trial counts what is kept of as many
             lane_size=32,
             threads_verifier=threads if draft is None else 0,
         )

@@ -62,6 +62,11 @@ class ServiceProcess:
         """Whether the process is gone for good."""
         return self._ended
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of the last process that ended; None before. Negative: the signal that ended it."""
+        return self._process.returncode if self._process else None
+
     def start(self) -> None:
         """Start the process and return at once."""
         self._spawn()

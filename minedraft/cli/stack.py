@@ -18,13 +18,13 @@ from minedraft.cli.access import NO_PROTECTION, Protection, called
 from minedraft.cli.demo_model import DEMO, draft_path, model_path
 from minedraft.cli.service import Log, ServiceProcess
 from minedraft.client import NO_TLS
+from minedraft.config import AUTO
 from minedraft.errors import PeerUnavailable, SetupError
 from minedraft.generation import ServerInfo
 
 ANY_PORT: Final = "127.0.0.1:0"
 NONE: Final = "none"
 NGRAM: Final = "ngram"
-AUTO: Final = "auto"
 POLL_SECONDS: Final = 0.25
 WHOLE_GPU: Final = "0.9"
 VERIFIER_PART: Final = "0.7"
@@ -38,8 +38,8 @@ class StackOptions:
 
     target: str = ""  # a folder, a .gguf file or "demo"; may be empty with `simulate`
     draft: str = AUTO  # the same, or "ngram", or "none" for no drafter at all; "auto": demo for demo, else ngram
-    lanes: int = 2
-    draft_tokens: int = 4
+    lanes: int | str = AUTO  # or "auto"
+    draft_tokens: int | str = AUTO  # K, or "auto"
     lane_size: int = 16
     listen: str = ANY_PORT  # the coordinator's address; the model services take free ports of this machine
     http: str = ""  # the HTTP door's address; "" for no door

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from minedraft.config import AUTO
 from minedraft.errors import SetupError
 
 MODELS = "Models and devices"
@@ -66,10 +68,42 @@ ThreadsVerifier = Annotated[
 ThreadsDrafter = Annotated[
     int, typer.Option(min=0, help="CPU threads of the drafter; 0: half of the cores", rich_help_panel=MODELS)
 ]
-Lanes = Annotated[int, typer.Option(min=1, max=64, help="1 is standard speculative decoding", rich_help_panel=LANES)]
-LaneSize = Annotated[int, typer.Option(min=1, max=1024, help="requests in a lane at most", rich_help_panel=LANES)]
+
+
+def auto_or(least: int, most: int) -> Callable[[str], str]:
+    """Checks an option that takes `auto` or a whole number in a range."""
+
+    def check(value: str) -> str:
+        if value != AUTO and not (value.isascii() and value.isdigit() and least <= int(value) <= most):
+            raise typer.BadParameter(f"{value!r} is neither auto nor a number from {least} to {most}")
+        return value
+
+    return check
+
+
+Lanes = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N",
+        callback=auto_or(1, 64),
+        help="lanes; 1 is standard speculative decoding; auto: as many as serve most, by measurement",
+        rich_help_panel=LANES,
+    ),
+]
+LaneSize = Annotated[
+    int,
+    typer.Option(
+        min=1, max=1024, help="requests in a lane at most; with --lanes auto twice as many run", rich_help_panel=LANES
+    ),
+]
 DraftTokens = Annotated[
-    int, typer.Option(min=0, max=64, help="K, drafts a round at most; 0 is plain decoding", rich_help_panel=LANES)
+    str,
+    typer.Option(
+        metavar="auto|K",
+        callback=auto_or(0, 64),
+        help="K, drafts a round at most; 0 is plain decoding; auto: what serves most, by measurement",
+        rich_help_panel=LANES,
+    ),
 ]
 VerifierFlags = Annotated[
     str, typer.Option(metavar="FLAGS", help="e.g. '--kv-cache-mib 512'", rich_help_panel=ONE_SERVICE)

@@ -47,6 +47,7 @@ from minedraft.cli.stack_options import (
     VerifierFlags,
     split,
 )
+from minedraft.config import AUTO
 from minedraft.errors import InternalError
 from minedraft.generation import PeerInfo, ServerInfo
 
@@ -77,8 +78,8 @@ class Terminated(BaseException):
 def up(
     target: Target = "demo",
     draft: Draft = "auto",
-    lanes: Lanes = 2,
-    draft_tokens: DraftTokens = 4,
+    lanes: Lanes = AUTO,
+    draft_tokens: DraftTokens = AUTO,
     lane_size: LaneSize = 16,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="address that clients call")] = "127.0.0.1:50050",
     token_file: ServerTokenFile = "",
@@ -160,11 +161,19 @@ def _serve(options: StackOptions, json_ready: bool) -> None:
 
 def _tell_ready(stack: Stack, info: ServerInfo) -> None:
     target = info.target.model_id if info.target else "?"
-    notes.print(f"ready: {target} at {stack.coordinator}, {info.limits.lanes} lanes, K={info.limits.draft_tokens}")
+    notes.print(f"ready: {target} at {stack.coordinator}, {describe_choice(info)}")
     if stack.http:
         notes.print(f"OpenAI's API: {stack.http_scheme}://{stack.http}/v1")
     if info.drafter.address:
         notes.print(f"drafter: {describe_drafter(info.drafter)}")
+
+
+def describe_choice(info: ServerInfo) -> str:
+    """Lanes and K in a few words: what was set, or that they are chosen."""
+    choice, limits = info.choice, info.limits
+    lanes = f"lanes chosen, {limits.lanes} at most" if choice.auto_lanes else f"{limits.lanes} lanes"
+    drafts = f"K chosen, {limits.draft_tokens} at most" if choice.auto_draft_tokens else f"K={limits.draft_tokens}"
+    return f"{lanes}, {drafts}"
 
 
 def describe_drafter(drafter: PeerInfo) -> str:

@@ -9,6 +9,7 @@ from minedraft.generation import (
     Activity,
     Chat,
     ChatMessage,
+    ChoiceInfo,
     FinishReason,
     GenerateRequest,
     LaneInfo,
@@ -105,9 +106,11 @@ def read_server(message: pb.GetServerInfoResponse) -> ServerInfo:
     return ServerInfo(
         version=message.version,
         target=read_model(message.target) if message.HasField("target") else None,
-        drafter=_read_peer(message.drafter),
-        verifier=_read_peer(message.verifier),
-        lanes=tuple(LaneInfo(lane.lane, lane.requests, lane.rounds) for lane in message.lanes),
+        drafters=tuple(_read_peer(peer) for peer in message.drafters),
+        verifiers=tuple(_read_peer(peer) for peer in message.verifiers),
+        lanes=tuple(
+            LaneInfo(lane.lane, lane.requests, lane.rounds, lane.verifier, lane.drafter) for lane in message.lanes
+        ),
         limits=Limits(
             limits.max_len,
             limits.lanes,
@@ -130,6 +133,7 @@ def read_server(message: pb.GetServerInfoResponse) -> ServerInfo:
         ),
         finished_requests=message.finished_requests,
         aborted_requests=message.aborted_requests,
+        choices=tuple(_read_choice(choice) for choice in message.choices),
     )
 
 
@@ -138,9 +142,14 @@ def write_server(info: ServerInfo) -> pb.GetServerInfoResponse:
     return pb.GetServerInfoResponse(
         version=info.version,
         target=write_model(info.target) if info.target else None,
-        drafter=_write_peer(info.drafter),
-        verifier=_write_peer(info.verifier),
-        lanes=[pb.LaneInfo(lane=lane.lane, requests=lane.requests, rounds=lane.rounds) for lane in info.lanes],
+        drafters=[_write_peer(peer) for peer in info.drafters],
+        verifiers=[_write_peer(peer) for peer in info.verifiers],
+        lanes=[
+            pb.LaneInfo(
+                lane=lane.lane, requests=lane.requests, rounds=lane.rounds, verifier=lane.verifier, drafter=lane.drafter
+            )
+            for lane in info.lanes
+        ],
         limits=pb.Limits(
             max_len=limits.max_len,
             lanes=limits.lanes,
@@ -163,6 +172,7 @@ def write_server(info: ServerInfo) -> pb.GetServerInfoResponse:
         ),
         finished_requests=info.finished_requests,
         aborted_requests=info.aborted_requests,
+        choices=[_write_choice(choice) for choice in info.choices],
     )
 
 
@@ -208,6 +218,42 @@ def _write_stats(stats: SpeculationStats) -> pb.SpeculationStats:
         accepted_by_position=stats.accepted_by_position,
         drafted_by_position=stats.drafted_by_position,
         emitted_tokens=stats.emitted_tokens,
+    )
+
+
+def _read_choice(message: pb.Choice) -> ChoiceInfo:
+    return ChoiceInfo(
+        lanes=message.lanes,
+        draft_tokens=message.draft_tokens,
+        auto_lanes=message.auto_lanes,
+        auto_draft_tokens=message.auto_draft_tokens,
+        reason=message.reason,
+        draft_seconds=message.draft_seconds,
+        verify_seconds=message.verify_seconds,
+        around_seconds=message.around_seconds,
+        tokens_per_second=message.tokens_per_second,
+        acceptance=tuple(message.acceptance),
+        changes=message.changes,
+        trials=message.trials,
+        trial_seconds=message.trial_seconds,
+    )
+
+
+def _write_choice(choice: ChoiceInfo) -> pb.Choice:
+    return pb.Choice(
+        lanes=choice.lanes,
+        draft_tokens=choice.draft_tokens,
+        auto_lanes=choice.auto_lanes,
+        auto_draft_tokens=choice.auto_draft_tokens,
+        reason=choice.reason,
+        draft_seconds=choice.draft_seconds,
+        verify_seconds=choice.verify_seconds,
+        around_seconds=choice.around_seconds,
+        tokens_per_second=choice.tokens_per_second,
+        acceptance=choice.acceptance,
+        changes=choice.changes,
+        trials=choice.trials,
+        trial_seconds=choice.trial_seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""How busy the two services are, and how much of it at the same time, from the timings in their replies."""
+"""How busy drafters and verifiers are, and how much of it at the same time, from the timings in their replies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Role(Enum):
 
 
 class ActivityLog:
-    """Sums over all steps since the start. Overlap compares the services' clocks, so it needs synchronised hosts."""
+    """Sums over all steps of all services since the start: divide by the number of services for the share of each."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -31,21 +31,17 @@ class ActivityLog:
         self._forward_ns = dict.fromkeys(Role, 0)
         self._busy_ns = dict.fromkeys(Role, 0)
         self._overlap_ns = 0
-        self._recent: dict[Role, deque[tuple[int, int]]] = {role: deque(maxlen=REMEMBERED) for role in Role}
 
-    def record(self, role: Role, timing: StepTiming) -> None:
-        """Count one step. Each pair of steps that overlap is counted when the later of the two is recorded."""
-        busy = timing.host_ns + timing.forward_ns
-        begin, end = timing.started_unix_ns, timing.started_unix_ns + busy
-        other = Role.VERIFIER if role is Role.DRAFTER else Role.DRAFTER
+    def beside(self) -> VerifierActivity:
+        """A log of one more verifier and of who drafts for it."""
+        return VerifierActivity(self)
+
+    def add(self, role: Role, timing: StepTiming, overlap_ns: int) -> None:
+        """Count one step, and for how much of it the other service worked too."""
         self._steps[role] += 1
         self._forward_ns[role] += timing.forward_ns
-        self._busy_ns[role] += busy
-        for others_begin, others_end in reversed(self._recent[other]):
-            if others_end <= begin:
-                break
-            self._overlap_ns += max(0, min(end, others_end) - max(begin, others_begin))
-        self._recent[role].append((begin, end))
+        self._busy_ns[role] += timing.host_ns + timing.forward_ns
+        self._overlap_ns += overlap_ns
 
     def summary(self) -> Activity:
         return Activity(
@@ -58,3 +54,24 @@ class ActivityLog:
             verifications=self._steps[Role.VERIFIER],
             drafts=self._steps[Role.DRAFTER],
         )
+
+
+class VerifierActivity:
+    """Steps of one verifier and of those who draft for its lanes. Overlap compares the services' clocks, so it needs
+    synchronised hosts."""
+
+    def __init__(self, log: ActivityLog) -> None:
+        self._log = log
+        self._recent: dict[Role, deque[tuple[int, int]]] = {role: deque(maxlen=REMEMBERED) for role in Role}
+
+    def record(self, role: Role, timing: StepTiming) -> None:
+        """Count one step. Each pair of steps that overlap is counted when the later of the two is recorded."""
+        begin, end = timing.started_unix_ns, timing.started_unix_ns + timing.host_ns + timing.forward_ns
+        other = Role.VERIFIER if role is Role.DRAFTER else Role.DRAFTER
+        overlap_ns = 0
+        for others_begin, others_end in reversed(self._recent[other]):
+            if others_end <= begin:
+                break
+            overlap_ns += max(0, min(end, others_end) - max(begin, others_begin))
+        self._recent[role].append((begin, end))
+        self._log.add(role, timing, overlap_ns)

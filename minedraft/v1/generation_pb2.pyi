@@ -119,11 +119,11 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "target", "drafter", "verifier", "lanes", "limits", "queued_requests", "speculation", "activity", "finished_requests", "aborted_requests")
+    __slots__ = ("version", "target", "drafters", "verifiers", "lanes", "limits", "queued_requests", "speculation", "activity", "finished_requests", "aborted_requests", "choices")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
-    DRAFTER_FIELD_NUMBER: _ClassVar[int]
-    VERIFIER_FIELD_NUMBER: _ClassVar[int]
+    DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIERS_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -131,10 +131,11 @@ class GetServerInfoResponse(_message.Message):
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     FINISHED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ABORTED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     version: str
     target: _common_pb2.ModelInfo
-    drafter: PeerInfo
-    verifier: PeerInfo
+    drafters: _containers.RepeatedCompositeFieldContainer[PeerInfo]
+    verifiers: _containers.RepeatedCompositeFieldContainer[PeerInfo]
     lanes: _containers.RepeatedCompositeFieldContainer[LaneInfo]
     limits: Limits
     queued_requests: int
@@ -142,7 +143,38 @@ class GetServerInfoResponse(_message.Message):
     activity: Activity
     finished_requests: int
     aborted_requests: int
-    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., drafter: _Optional[_Union[PeerInfo, _Mapping]] = ..., verifier: _Optional[_Union[PeerInfo, _Mapping]] = ..., lanes: _Optional[_Iterable[_Union[LaneInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queued_requests: _Optional[int] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ..., finished_requests: _Optional[int] = ..., aborted_requests: _Optional[int] = ...) -> None: ...
+    choices: _containers.RepeatedCompositeFieldContainer[Choice]
+    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., drafters: _Optional[_Iterable[_Union[PeerInfo, _Mapping]]] = ..., verifiers: _Optional[_Iterable[_Union[PeerInfo, _Mapping]]] = ..., lanes: _Optional[_Iterable[_Union[LaneInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., queued_requests: _Optional[int] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ..., finished_requests: _Optional[int] = ..., aborted_requests: _Optional[int] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("lanes", "draft_tokens", "auto_lanes", "auto_draft_tokens", "reason", "draft_seconds", "verify_seconds", "around_seconds", "tokens_per_second", "acceptance", "changes", "trials", "trial_seconds")
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_LANES_FIELD_NUMBER: _ClassVar[int]
+    AUTO_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    AROUND_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    lanes: int
+    draft_tokens: int
+    auto_lanes: bool
+    auto_draft_tokens: bool
+    reason: str
+    draft_seconds: float
+    verify_seconds: float
+    around_seconds: float
+    tokens_per_second: float
+    acceptance: _containers.RepeatedScalarFieldContainer[float]
+    changes: int
+    trials: int
+    trial_seconds: float
+    def __init__(self, lanes: _Optional[int] = ..., draft_tokens: _Optional[int] = ..., auto_lanes: bool = ..., auto_draft_tokens: bool = ..., reason: _Optional[str] = ..., draft_seconds: _Optional[float] = ..., verify_seconds: _Optional[float] = ..., around_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., acceptance: _Optional[_Iterable[float]] = ..., changes: _Optional[int] = ..., trials: _Optional[int] = ..., trial_seconds: _Optional[float] = ...) -> None: ...
 
 class PeerInfo(_message.Message):
     __slots__ = ("address", "connected", "model", "refusal", "state", "connections", "channel", "channel_note", "channel_generation", "payloads", "payloads_replaced")
@@ -171,14 +203,18 @@ class PeerInfo(_message.Message):
     def __init__(self, address: _Optional[str] = ..., connected: bool = ..., model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.ServiceState, _Mapping]] = ..., connections: _Optional[int] = ..., channel: _Optional[str] = ..., channel_note: _Optional[str] = ..., channel_generation: _Optional[int] = ..., payloads: _Optional[int] = ..., payloads_replaced: _Optional[int] = ...) -> None: ...
 
 class LaneInfo(_message.Message):
-    __slots__ = ("lane", "requests", "rounds")
+    __slots__ = ("lane", "requests", "rounds", "verifier", "drafter")
     LANE_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_FIELD_NUMBER: _ClassVar[int]
+    DRAFTER_FIELD_NUMBER: _ClassVar[int]
     lane: int
     requests: int
     rounds: int
-    def __init__(self, lane: _Optional[int] = ..., requests: _Optional[int] = ..., rounds: _Optional[int] = ...) -> None: ...
+    verifier: str
+    drafter: str
+    def __init__(self, lane: _Optional[int] = ..., requests: _Optional[int] = ..., rounds: _Optional[int] = ..., verifier: _Optional[str] = ..., drafter: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_len", "lanes", "lane_size", "queue_size", "draft_tokens", "prefill_chunk")

@@ -30,7 +30,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def options(models: tuple[Path, Path]) -> StackOptions:
-    return StackOptions(target=str(models[0]), draft=str(models[1]), self_check=False, threads_verifier=1, lane_size=6)
+    return StackOptions(
+        target=str(models[0]), draft=str(models[1]), self_check=False, threads_verifier=1, lane_size=6, lanes=2,
+        draft_tokens=4,
+    )  # fmt: skip
 
 
 async def outputs(client: AsyncClient) -> list[Output]:

@@ -129,7 +129,7 @@ class TestHealth:
         async with asking(door(upstream)) as client:
             for path in ("/health", "/v1/health"):
                 assert (await client.get(path)).json() == {"status": "ok"}
-            upstream.info = replace(upstream.info, verifier=replace(upstream.info.verifier, connected=False))
+            upstream.info = replace(upstream.info, verifiers=(replace(upstream.info.verifier, connected=False),))
             answer = await client.get("/health")
             assert answer.status_code == 503
             assert "verifier" in answer.json()["error"]["message"]

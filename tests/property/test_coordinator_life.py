@@ -50,10 +50,10 @@ troubles = st.dictionaries(
 )
 servers = st.fixed_dictionaries(
     {
-        "lanes": st.integers(1, 3),
+        "lanes": st.integers(1, 3) | st.just("auto"),
         "lane_size": st.integers(1, 4),
         "queue_size": st.integers(0, 8),
-        "draft_tokens": st.integers(0, 4),
+        "draft_tokens": st.integers(0, 4) | st.just("auto"),
         "prefill_chunk": st.integers(1, 24),
     }
 )
@@ -65,7 +65,7 @@ servers = st.fixed_dictionaries(
 )
 def test_every_request_ends_as_it_should(
     customers: list[Client],
-    server: dict[str, int],
+    server: dict[str, Any],
     verifier_trouble: dict[int, Any],
     drafter_trouble: dict[int, Any],
     num_blocks: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.peers import DraftPeer, VerifyPeer
+from coordinator.peers import DraftPeer, Served, VerifyPeer
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import PeerUnavailable
 from minedraft.rpc.convert import write_model
@@ -91,9 +92,7 @@ async def scripted(target: ModelInfo | None = None, **settings: Any) -> AsyncIte
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     told = CoordinatorSettings(**({"heartbeat_seconds": 10.0} | settings))
-    verifier = VerifyPeer("127.0.0.1:1", told)
-    verifier.info = target
-    peer = DraftPeer(f"127.0.0.1:{port}", told, verifier)
+    peer = DraftPeer(f"127.0.0.1:{port}", told, itertools.count(1), Served(target))
     peer.start()
     try:
         yield peer, script
@@ -114,7 +113,7 @@ async def ready(peer: DraftPeer) -> None:
 
 
 def drafting(peer: DraftPeer) -> asyncio.Task[DraftReply]:
-    return asyncio.create_task(peer.draft(0, peer.generation, [ITEM]))
+    return asyncio.create_task(peer.draft(0, peer.generation, [ITEM], ""))
 
 
 async def test_nothing_is_sent_before_the_welcome() -> None:
@@ -122,7 +121,7 @@ async def test_nothing_is_sent_before_the_welcome() -> None:
         stream = await script.stream()
         assert (peer.generation, peer.ready, peer.connected, peer.info) == (0, False, False, None)
         with pytest.raises(PeerUnavailable, match=r"drafter at .* is not connected"):
-            await peer.draft(0, 0, [ITEM])
+            await peer.draft(0, 0, [ITEM], "")
         await stream.welcome()
         await ready(peer)
         assert peer.generation == 1
@@ -161,12 +160,12 @@ async def test_a_late_answer_is_not_awaited_and_not_believed() -> None:
         await stream.welcome()
         await ready(peer)
         with pytest.raises(PeerUnavailable, match=r"took over 0\.05 s"):
-            await peer.draft(0, 1, [ITEM])
+            await peer.draft(0, 1, [ITEM], "")
         late = await stream.step_id()
         assert not peer.ready  # a further step would only queue up behind the late one
         assert peer.connected
         with pytest.raises(PeerUnavailable):
-            await peer.draft(0, 1, [ITEM])
+            await peer.draft(0, 1, [ITEM], "")
         await stream.write(reply(late, 1))
         await ready(peer)
         peer._settings = peer._settings.model_copy(update={"draft_timeout_seconds": SOON})
@@ -195,7 +194,7 @@ async def test_a_lost_stream_fails_its_steps_and_a_new_generation_begins() -> No
         assert peer.generation == 2
         assert peer.info == model(vocab_size=99)
         with pytest.raises(PeerUnavailable):
-            await peer.draft(0, 1, [ITEM])  # built for what the old connection had cached
+            await peer.draft(0, 1, [ITEM], "")  # built for what the old connection had cached
         peer.release(1, [1])
         again = drafting(peer)
         step_id = await stream.step_id()  # neither the old step nor the old release came first
@@ -242,7 +241,7 @@ async def test_after_a_goodbye_what_was_asked_is_answered_and_the_stream_is_clos
         await stream.write(pb.DraftResponse(goodbye=common.Goodbye(reason="leaving")))
         await until(lambda: not peer.ready)
         with pytest.raises(PeerUnavailable):
-            await peer.draft(0, 1, [ITEM])
+            await peer.draft(0, 1, [ITEM], "")
         await stream.write(reply(step_id, 1))
         assert (await waiting).step_id == step_id
         await until(lambda: script.ended == 1)  # by the peer: this drafter's grace lasts for ever
@@ -318,10 +317,15 @@ async def test_a_drafter_of_other_words_is_refused(drafter: ModelInfo, reason: s
         assert peer.ready == peer.connected == described.connected == (not reason)
         if reason:
             with pytest.raises(PeerUnavailable):
-                await peer.draft(0, 1, [ITEM])
+                await peer.draft(0, 1, [ITEM], "")
 
 
-async def test_a_verifier_that_returns_with_another_tokenizer_is_refused() -> None:
-    verifier = VerifyPeer("127.0.0.1:1", CoordinatorSettings())
-    with pytest.raises(PeerUnavailable, match=r"no verifier has been seen yet at 127\.0\.0\.1:1"):
-        _ = verifier.tokenizer
+def test_a_verifier_of_another_target_is_refused() -> None:
+    served = Served(model("words"))
+    verifier = VerifyPeer("127.0.0.1:1", CoordinatorSettings(), itertools.count(1), served)
+    assert verifier.refusal == ""
+    for other, name in ((model("other"), "tokenizer_fingerprint"), (model("words", 99), "vocab_size")):
+        verifier.info = other
+        assert verifier.refusal.startswith(f"it serves another {name} than scripted")
+    verifier.info = model("words")
+    assert verifier.refusal == ""

@@ -67,8 +67,11 @@ async def test_all_three_services_say_what_they_did(models: tuple[Path, Path], t
     assert seen["requests_total", (("ended", "finished"),)] == len(PROMPTS)
     assert seen["num_requests_waiting", ()] == 0
     assert seen["queue_size", ()] == info.limits.queue_size
-    assert seen["channel_info", (("kind", "shm"),)] == 1
-    assert seen["peer_up", (("service", "drafter"),)] == 1
+    at = info.drafter.address
+    assert seen["channel_info", (("drafter", at), ("kind", "shm"))] == 1
+    assert seen["peer_up", (("address", at), ("service", "drafter"))] == 1
+    assert seen["peer_up", (("address", info.verifier.address), ("service", "verifier"))] == 1
+    assert seen["chosen", (("auto", "false"), ("setting", "draft_tokens"), ("verifier", "0"))] == 4
     assert seen["request_latency_seconds_count", ()] == len(PROMPTS)
     assert seen["time_to_first_token_seconds_count", ()] == len(PROMPTS)
     assert seen["inter_token_latency_seconds_count", ()] >= len(PROMPTS)

@@ -18,10 +18,11 @@ def step(begin_ms: int, host_ms: int, forward_ms: int) -> StepTiming:
 
 def test_sums() -> None:
     log = ActivityLog()
-    log.record(Role.DRAFTER, step(0, 1, 9))
-    log.record(Role.VERIFIER, step(5, 2, 18))  # overlaps 5 ms
-    log.record(Role.DRAFTER, step(12, 0, 30))  # overlaps 13 ms
-    log.record(Role.VERIFIER, step(100, 0, 1))
+    pair = log.beside()
+    pair.record(Role.DRAFTER, step(0, 1, 9))
+    pair.record(Role.VERIFIER, step(5, 2, 18))  # overlaps 5 ms
+    pair.record(Role.DRAFTER, step(12, 0, 30))  # overlaps 13 ms
+    pair.record(Role.VERIFIER, step(100, 0, 1))
     activity = log.summary()
     assert (activity.drafts, activity.verifications) == (2, 2)
     assert activity.drafter_forward_seconds == pytest.approx(0.039)
@@ -45,6 +46,18 @@ def test_overlap_does_not_depend_on_which_reply_comes_first() -> None:
     busy = {role: {t for r, begin, end in steps if r is role for t in range(begin, end)} for role in Role}
     overlap = len(busy[Role.DRAFTER] & busy[Role.VERIFIER]) / 1000
     log = ActivityLog()
+    pair = log.beside()
     for role, begin, end in sorted(steps, key=lambda s: (s[2], dice.random())):  # replies come at the end of steps
-        log.record(role, step(begin, 0, end - begin))
+        pair.record(role, step(begin, 0, end - begin))
     assert log.summary().overlap_seconds == pytest.approx(overlap)
+
+
+def test_who_drafts_for_another_verifier_does_not_overlap_with_this_one() -> None:
+    log = ActivityLog()
+    one, other = log.beside(), log.beside()
+    one.record(Role.VERIFIER, step(0, 0, 10))
+    other.record(Role.DRAFTER, step(0, 0, 10))
+    assert log.summary().overlap_seconds == 0.0
+    one.record(Role.DRAFTER, step(8, 0, 4))
+    assert log.summary().overlap_seconds == pytest.approx(0.002)
+    assert (log.summary().drafts, log.summary().verifications) == (2, 1)

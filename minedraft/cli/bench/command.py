@@ -57,6 +57,7 @@ from minedraft.cli.stack_options import (
     VerifierFlags,
     split,
 )
+from minedraft.config import AUTO
 from minedraft.errors import SetupError
 from minedraft.generation import GenerateRequest, ServerInfo
 
@@ -150,8 +151,8 @@ def bench(
     target: Target = "demo",
     draft: Draft = "auto",
     simulate: Simulate = "",
-    lanes: Lanes = 2,
-    draft_tokens: DraftTokens = 4,
+    lanes: Lanes = AUTO,
+    draft_tokens: DraftTokens = AUTO,
     lane_size: LaneSize = 16,
     dtype: DType = "auto",
     draft_dtype: DraftDType = "auto",
@@ -279,8 +280,8 @@ def _server_settings(info: ServerInfo) -> dict[str, Any]:
         "version": info.version,
         "target_model": info.target.model_id if info.target else None,
         "drafter_model": drafter.model_id if drafter else None,
-        "lanes": info.limits.lanes,
+        "lanes": AUTO if info.choice.auto_lanes else info.limits.lanes,
         "lane_size": info.limits.lane_size,
-        "draft_tokens": info.limits.draft_tokens,
+        "draft_tokens": AUTO if info.choice.auto_draft_tokens else info.limits.draft_tokens,
         "channel": info.drafter.channel or None,
     }

@@ -8,8 +8,8 @@ from typing import Any
 
 from minedraft.cli import demo_drafter, demo_model
 from minedraft.cli.doctor.finding import Finding, Scope, broken, failed, not_here, ok
-from minedraft.cli.stack import AUTO, NGRAM, NONE
-from minedraft.config import CliSettings
+from minedraft.cli.stack import NGRAM, NONE
+from minedraft.config import AUTO, CliSettings
 from minedraft.errors import SetupError
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from minedraft.cli.doctor.finding import Finding, Scope, broken, not_here, ok, one_line
 from minedraft.cli.options import access_of
+from minedraft.cli.up import describe_choice
 from minedraft.errors import MinedraftError, SetupError
 from minedraft.generation import PeerInfo, ServerInfo
 
@@ -36,7 +37,7 @@ def _target(name: str, title: str, info: ServerInfo) -> Finding:
     model = (
         f"{target.model_id} ({target.dtype} on {target.device}, {target.attention_backend})" if target else "no target"
     )
-    found = f"serving {model}, {limits.lanes} lanes, K={limits.draft_tokens}, version {info.version}"
+    found = f"serving {model}, {describe_choice(info)}, version {info.version}"
     return ok(
         name,
         title,

@@ -36,8 +36,8 @@ STATS = SpeculationStats(2, 2, 4, 1, (1, 0), (2, 2), 3)
 INFO = ServerInfo(
     version="9.9.9",
     target=MODEL,
-    drafter=PeerInfo("here:2", True, replace(MODEL, model_id="toy-draft"), "", None, 1, "inline"),
-    verifier=PeerInfo("here:1", True, MODEL, "", None, 1, "inline"),
+    drafters=(PeerInfo("here:2", True, replace(MODEL, model_id="toy-draft"), "", None, 1, "inline"),),
+    verifiers=(PeerInfo("here:1", True, MODEL, "", None, 1, "inline"),),
     lanes=(LaneInfo(0, 0, 7), LaneInfo(1, 0, 9)),
     limits=Limits(512, 2, 16, 256, 4, 512),
     queued_requests=0,

@@ -183,25 +183,25 @@ class TestWaitReady:
             wait(here.address, 0.3)
 
     def test_without_a_verifier(self, wait: Callable[..., None]) -> None:
-        service = FakeService(info=replace(INFO, verifier=absent(INFO.verifier, "no such target")))
+        service = FakeService(info=replace(INFO, verifiers=(absent(INFO.verifier, "no such target"),)))
         with serving(service) as here, pytest.raises(PeerUnavailable, match="here:1 is not connected: no such target"):
             wait(here.address, 0.3)
 
     def test_the_drafter_is_waited_for_only_when_asked(self, wait: Callable[..., None]) -> None:
-        service = FakeService(info=replace(INFO, drafter=absent(INFO.drafter)))
+        service = FakeService(info=replace(INFO, drafters=(absent(INFO.drafter),)))
         with serving(service) as here:
             wait(here.address, 10.0)
             with pytest.raises(PeerUnavailable, match="its drafter at here:2"):
                 wait(here.address, 0.3, drafter=True)
 
     def test_a_refused_drafter_is_not_waited_for(self, wait: Callable[..., None]) -> None:
-        service = FakeService(info=replace(INFO, drafter=absent(INFO.drafter, "another tokenizer")))
+        service = FakeService(info=replace(INFO, drafters=(absent(INFO.drafter, "another tokenizer"),)))
         with serving(service) as here:
             wait(here.address, 10.0, drafter=True)
 
 
 def test_a_server_that_comes_later_is_found() -> None:
-    service = FakeService(info=replace(INFO, verifier=absent(INFO.verifier)))
+    service = FakeService(info=replace(INFO, verifiers=(absent(INFO.verifier),)))
     with serving(service) as here, Client(here.address) as client:
         with pytest.raises(PeerUnavailable):
             client.wait_ready(0.2)

@@ -469,7 +469,7 @@ class TestServer:
         assert rows[1].found == "toy-draft, dense laws over inline"
 
     def test_a_refused_drafter(self) -> None:
-        info = replace(INFO, drafter=replace(INFO.drafter, connected=False, refusal="another tokenizer"))
+        info = replace(INFO, drafters=(replace(INFO.drafter, connected=False, refusal="another tokenizer"),))
         with serving(FakeService(info)) as here:
             rows = server.check_server(Scope(address=here.address))
         assert [row.result for row in rows] == [Found.OK, Found.BROKEN]

@@ -64,9 +64,11 @@ class FakeService(Generic[Item, Result]):
         num_blocks: int = 10_000,
         block_size: int = 4,
         max_len: int = 512,
+        number: int = 0,
     ) -> None:
-        """`trouble` says what happens at the n-th step, counted from 0."""
-        self.generation = 1
+        """`trouble` says what happens at the n-th step, counted from 0; `number` tells services of a kind apart."""
+        self.address = f"toy:{number + 1}"
+        self.generation = 1 + 1_000_000 * number  # no two of a server are the same
         self.ready = True  # connected and not late
         self._connected = True
         self.info: ModelInfo | None = ModelInfo(
@@ -106,7 +108,7 @@ class FakeService(Generic[Item, Result]):
 
     def describe(self) -> PeerInfo:
         state = ServiceState("toy", self.free_blocks, len(self.sequences))
-        return PeerInfo("toy:1", self.ready, self.info, "", state, self.generation, "inline")
+        return PeerInfo(self.address, self.ready, self.info, "", state, self.generation, "inline")
 
     async def wait_ready(self) -> None:
         while not self.ready:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from coordinator.coordinator import Coordinator
+from coordinator.ports import DraftPort, VerifyPort
 from minedraft.config import CoordinatorSettings
-from minedraft.generation import GenerateRequest, Output, TokenIds
+from minedraft.generation import GenerateRequest, Output, PeerInfo, TokenIds
 from minedraft.model.byte_tokenizer import byte_tokenizer
 from minedraft.types import SamplingParams
 from tests.unit.coordinator.fakes import FakeDrafter, FakeVerifier
@@ -17,17 +18,49 @@ from tests.unit.coordinator.toy import VOCAB, expected
 TOKENIZER = byte_tokenizer(VOCAB)
 
 
+class FakeFleet:
+    """Toy services that tests let come and go: a `coordinator.ports.Fleet`."""
+
+    def __init__(self, verifiers: Sequence[FakeVerifier], drafters: Sequence[FakeDrafter] = ()) -> None:
+        self.verifiers = list(verifiers)
+        self.drafting = list(drafters)
+        self.used: list[set[DraftPort]] = []
+        self._hear: list[Callable[[], None]] = []
+
+    def drafters(self, verifier: VerifyPort) -> Sequence[FakeDrafter]:
+        assert verifier in self.verifiers
+        return list(self.drafting)
+
+    def use(self, drafters: Collection[DraftPort]) -> None:
+        self.used.append(set(drafters))
+
+    def watch(self, hear: Callable[[], None]) -> None:
+        self._hear.append(hear)
+
+    def changed(self) -> None:
+        for hear in self._hear:
+            hear()
+
+    def describe_verifiers(self) -> tuple[PeerInfo, ...]:
+        return tuple(verifier.describe() for verifier in self.verifiers)
+
+    def describe_drafters(self) -> tuple[PeerInfo, ...]:
+        return tuple(drafter.describe() for drafter in self.drafting)
+
+
 @asynccontextmanager
 async def coordinating(
-    verifier: FakeVerifier, drafter: FakeDrafter | None = None, **settings: Any
+    verifier: FakeVerifier | FakeFleet, drafter: FakeDrafter | None = None, **settings: Any
 ) -> AsyncIterator[Coordinator]:
-    """Running while the context is open. Afterwards nothing may be left anywhere."""
-    assert verifier.info is not None
-    coordinator = Coordinator(CoordinatorSettings(**settings), drafter, verifier, verifier.info, TOKENIZER)
-    services = [service for service in (verifier, drafter) if service is not None]
+    """Running while the context is open. Afterwards nothing may be left anywhere. 2 lanes and K=4 unless told."""
+    fleet = verifier if isinstance(verifier, FakeFleet) else FakeFleet([verifier], [drafter] if drafter else [])
+    target = fleet.verifiers[0].info
+    assert target is not None
+    settings = {"lanes": 2, "draft_tokens": 4} | settings
+    coordinator = Coordinator(CoordinatorSettings(**settings), fleet, target, TOKENIZER)
+    services: list[FakeVerifier | FakeDrafter] = [*fleet.verifiers, *fleet.drafting]
     for service in services:
         service.start()
-    free_blocks = coordinator._admission._free_blocks
     coordinator.start()
     try:
         yield coordinator
@@ -42,8 +75,9 @@ async def coordinating(
         assert service.faults == []
         assert service.sequences == {}
     assert coordinator._admission.requests == []
-    assert coordinator._admission._free_blocks == free_blocks
-    assert all(members.load == 0 for members in coordinator._admission.lanes)
+    for site in coordinator._admission.sites:
+        assert site.reserved == {}
+        assert all(members.load == 0 for members in site.lanes)
 
 
 def asking(

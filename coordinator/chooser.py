@@ -1,0 +1,443 @@
+"""Chooses how many drafts a round asks for and how many lanes run, from what rounds were seen to take. Pure.
+
+Every lane reports its rounds here and takes K from here. The forecast of `coordinator.choice` ranks the modes; what a
+mode was really seen to do corrects its forecast. A mode that was never seen, or not for long, gets a short trial when
+it might be the best. What trials cost is counted and kept below a budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from coordinator.acceptance import Acceptance, emitted
+from coordinator.choice import Forecast, Load, Mode, forecast
+from coordinator.experience import Experience
+from coordinator.pace import Pace, Setting
+from coordinator.request import Request
+from minedraft.generation import ChoiceInfo
+from minedraft.types import DraftItem, Proposal, StepTiming, VerifyItem
+
+NS: Final = 1e-9
+EVERY: Final = 8  # rounds of each lane between decisions
+GAIN: Final = 0.05  # summed over decisions in a row before the mode changes
+LEAST_GAIN: Final = 0.005  # a decision's gain that counts at all
+ALIKE: Final = 1.4  # loads that differ by less than this factor are alike
+JUMP: Final = 0.03  # gain at which the mode changes at once when the load has, or that a look at drafts must promise
+BUDGET: Final = 0.01  # of the time, for trials
+ALLOWANCE: Final = 40.0  # cycles that trials may cost beyond it, once
+TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
+REST: Final = 1  # decisions between trials, beside the one at the end of a trial
+LONGEST_TRIAL: Final = 48  # rounds of each lane
+OPENING_ROUNDS: Final = 3  # of each mode
+PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
+NARROW: Final = 8  # requests that are drafted for when plain decoding looks whether drafts have become better
+PROMPT_ROUNDS: Final = 256.0  # that the average of prompt tokens remembers
+MOST_TO_CATCH_UP: Final = 256  # tokens, for all of them
+RESTED: Final = 0.999  # what is left of the evidence on acceptance after a round without drafts
+
+
+@dataclass(slots=True)
+class Round:
+    """One round of a lane. The lane notes its steps here; `Chooser.end` reads them."""
+
+    lane: int
+    mode: Mode
+    items: int
+    in_flight: int
+    began: float
+    most: int  # tail tokens beyond which an item is a prompt
+    narrow: Collection[int] | None = None  # ids of the only requests to be drafted for; None: all
+    asked: dict[int, int] = field(default_factory=dict)  # drafts asked for, by request id
+    draft_timing: StepTiming | None = None
+    draft_work: tuple[int, int, int, int] = (0, 0, 0, 0)  # passes, drafts, proposed, prompt tokens
+    verify_timing: StepTiming | None = None
+    verify_work: tuple[int, int] = (0, 0)  # tokens, prompt tokens
+    emitting: int = 0
+    emitted: int = 0  # tokens
+    prefilled_before: float = 0.0
+
+    @property
+    def prefills(self) -> bool:
+        return self.draft_work[3] > 0 or self.verify_work[1] > 0 or self.emitting < self.items
+
+    @property
+    def drafting(self) -> int:
+        """Requests that drafts were asked for."""
+        return sum(asked > 0 for asked in self.asked.values())
+
+    def drafted(self, items: Sequence[DraftItem], proposals: Sequence[Proposal], timing: StepTiming) -> None:
+        """The draft step was answered."""
+        self.asked = {item.sequence_id: item.max_draft_tokens for item in items}
+        wanted = self.asked.values()
+        prompts = sum(len(item.tail_token_ids) for item in items if len(item.tail_token_ids) > self.most)
+        proposed = sum(len(proposal.token_ids) for proposal in proposals)
+        self.draft_work = (max(wanted, default=0), sum(wanted), proposed, prompts)
+        self.draft_timing = timing
+
+    def verified(self, items: Sequence[VerifyItem], timing: StepTiming) -> None:
+        """The verify step was answered."""
+        tokens = prompts = 0
+        for item in items:
+            tail = len(item.tail_token_ids)
+            if tail > self.most:
+                prompts += tail
+            else:  # of a tail that was drafted, the verifier has all but the last token
+                tokens += 1 + (len(item.proposal.token_ids) if item.proposal else 0)
+            self.emitting += item.emit
+        self.verify_work = (tokens, prompts)
+        self.verify_timing = timing
+
+
+@dataclass(slots=True)
+class Trial:
+    """A mode that is being looked at. Mutated by the chooser."""
+
+    mode: Mode
+    rate: float  # tokens a second that the usual mode gives
+    narrow: bool = False
+    settled: int = 0
+    rounds: int = 0
+    seconds: float = 0.0  # of service: rounds of lanes that run at once count once
+    tokens: float = 0.0  # expected of its rounds
+
+
+class Chooser:
+    """K and lanes for every round. All calls are made on the event loop; the caller brings the time, seconds."""
+
+    def __init__(
+        self, lanes: Sequence[int], draft_tokens: Sequence[int], tell: Callable[[ChoiceInfo], None] = lambda _: None
+    ) -> None:
+        """What may be chosen; one number each where nothing is to be. `tell` hears of every change."""
+        self._tell = tell
+        self._modes = [Mode(count, drafts) for count in sorted(lanes) for drafts in sorted(draft_tokens)]
+        self.most_draft_tokens = max(draft_tokens)
+        self.pace = Pace()
+        self.acceptance = Acceptance(self.most_draft_tokens)
+        self.experience = Experience()
+        self._first = [] if self.fixed else _opening(min(lanes), draft_tokens)
+        self._opening = list(self._first)
+        self._mode = self._modes[-1] if self.fixed else self._opening[0]
+        self._opened = 0
+        self._trial: Trial | None = None
+        self._rests = 0  # decisions until the next trial may begin
+        self._load = Load(0)
+        self._drafter = 0
+        self._tick = 0
+        self._decided = 0
+        self._evidence = 0.0
+        self._last: dict[int, tuple[Mode, int]] = {}  # mode and size of a lane's round before
+        self._adapted = 0  # requests in flight when the load was last said to have changed
+        self._least = self._usual = 0.0
+        self._served = 0.0  # seconds with rounds
+        self._prefilled = 0.0  # seconds that prompts took, of all lanes
+        self._prompt_tokens = self._emitted_tokens = 0.0  # of a round, on average
+        self._lost = 0.0  # seconds of them that trials cost
+        self._forecast: Forecast | None = None
+        self._reason = "fixed" if self.fixed else "measuring"
+        self._changes = self._trials = 0
+
+    @property
+    def fixed(self) -> bool:
+        return len(self._modes) == 1
+
+    @property
+    def mode(self) -> Mode:
+        """What runs now, trials included."""
+        if self._opening:
+            return self._opening[0]
+        return self._trial.mode if self._trial else self._mode
+
+    # --- what a lane calls ---
+
+    def begin(self, lane: int, requests: Sequence[Request], in_flight: int, drafter: int, now: float) -> Round:
+        """A lane's next round. `drafter` is the generation of a drafter that can be asked, 0 without one."""
+        if not self.fixed:
+            self._follow(requests, in_flight, drafter)
+        mode = self.mode if drafter else replace(self.mode, draft_tokens=0)
+        narrow = None
+        if self._trial and self._trial.narrow:
+            narrow = _shortest(requests, drafter)
+        current = Round(lane, mode, len(requests), in_flight, now, self.most_draft_tokens + 1, narrow)
+        current.prefilled_before = self._prefilled
+        return current
+
+    def drafts(self, current: Round, request: Request) -> int:
+        """How many drafts to ask for, for a request of this round."""
+        wanted = min(current.mode.draft_tokens, request.max_draft_tokens)
+        if wanted == 0 or self.fixed:
+            return wanted
+        if current.narrow is not None:
+            return wanted if request.id in current.narrow else 0
+        worth = request.acceptance.worthwhile(wanted, self._usual, self._least)
+        if worth == 0:
+            request.acceptance.rest()
+            self.acceptance.add(wanted, 0)
+        return worth
+
+    def judged(self, current: Round, request: Request, accepted: int) -> None:
+        """A request's drafts were verified."""
+        current.emitted += accepted + 1
+        asked = current.asked.get(request.id, 0)
+        if asked and not self.fixed:
+            request.acceptance.add(asked, accepted)
+            self.acceptance.add(asked, accepted)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for `decide`. It takes about a millisecond: call it while the services are at work."""
+        lanes = max(1, min(self.mode.lanes, self._load.requests))
+        return not self.fixed and not self._opening and self._tick - self._decided >= EVERY * lanes
+
+    def end(self, current: Round, now: float) -> None:
+        """A round is over, with what it noted."""
+        if self.fixed:
+            return
+        self._tick += 1
+        elapsed = now - current.began
+        lanes = max(1, min(current.mode.lanes, current.in_flight))
+        self._served += elapsed / lanes
+        before, self._last[current.lane] = self._last.get(current.lane), (current.mode, current.items)
+        if before is not None and before[0].lanes == current.mode.lanes:
+            self._learn(current, lanes, elapsed)
+        prefill = self._prefill(current, lanes)
+        self._prefilled += prefill
+        wanted = current.items * self._load.drafting
+        settled = before is not None and _settled(current, before, lanes, wanted) and prefill < 0.5 * elapsed
+        if settled and current.narrow is None and not self._opening:
+            plain = elapsed - (self._prefilled - current.prefilled_before)
+            self.experience.add(current.mode, current.in_flight, max(plain, 0.25 * elapsed), self._tick)
+        if current.mode.draft_tokens == 0:
+            self.acceptance.rest(RESTED)
+        if self._opening:
+            self._open(current)
+        elif self._trial is not None and current.mode == self._trial.mode:
+            self._try(self._trial, current, elapsed / lanes, settled)
+
+    def decide(self) -> None:
+        """Weigh the modes; keep the present one, change it, or begin a trial."""
+        self._decided = self._tick
+        if self.fixed or self._opening or self._trial is not None or self._load.requests == 0:
+            return
+        scores = self._scores(self.acceptance.by_place())
+        best = max(scores, key=lambda mode: scores[mode])
+        if self._mode not in scores:
+            self._change(best, "the load has changed")
+        gain = scores[best] / scores[self._mode] - 1.0
+        if gain < LEAST_GAIN:
+            self._evidence = 0.0
+        elif self.experience.seen(best, self._load.requests, self._tick) >= 1.0 or self._mode.draft_tokens == 0:
+            self._evidence += gain
+            if self._evidence >= GAIN:
+                self._change(best, f"{100 * gain:.0f} % more than {self._mode}")
+        self._forecast = self._expect(self._mode)
+        self._rests -= 1
+        if self._rests < 0 and self._lost <= self._allowed():
+            self._consider_trial(scores)
+
+    def describe(self) -> ChoiceInfo:
+        """What is chosen now, and why."""
+        found = self._forecast
+        return ChoiceInfo(
+            lanes=self.mode.lanes,
+            draft_tokens=self.mode.draft_tokens,
+            auto_lanes=len({mode.lanes for mode in self._modes}) > 1,
+            auto_draft_tokens=len({mode.draft_tokens for mode in self._modes}) > 1,
+            reason=self._reason if self._trial is None else f"trial of {self._trial.mode}; else {self._mode}",
+            draft_seconds=found.draft_seconds if found else 0.0,
+            verify_seconds=found.verify_seconds if found else 0.0,
+            around_seconds=found.around_seconds if found else 0.0,
+            tokens_per_second=found.tokens_per_second if found else 0.0,
+            acceptance=self.acceptance.by_place() if not self.fixed else (),
+            changes=self._changes,
+            trials=self._trials,
+            trial_seconds=self._lost,
+        )
+
+    # --- following the load ---
+
+    def _follow(self, requests: Sequence[Request], in_flight: int, drafter: int) -> None:
+        """Take note of the load; decide at once when it is another one."""
+        able = sum(request.max_draft_tokens > 0 for request in requests) / len(requests)
+        share = able if self._load.requests == 0 else self._load.drafting + (able - self._load.drafting) * 0.2
+        changed = drafter != self._drafter or not 1 / ALIKE < in_flight / max(self._adapted, 0.1) < ALIKE
+        if drafter != self._drafter:
+            if not self.pace.draft.known:
+                self._opening = list(self._first)
+            self.pace.draft.doubt()
+            self._drafter = drafter
+        prompts = self._prompt_tokens / max(self._emitted_tokens, 1.0)
+        self._load = Load(in_flight, share, prompts)
+        if changed:
+            self._adapt()
+
+    def _adapt(self) -> None:
+        """The load is another one: what the model says is done at once."""
+        self._adapted = self._load.requests
+        if self._trial is not None:
+            self._end_trial(self._trial)
+        if self._opening or not self.pace.verify.known:
+            return
+        self._evidence = 0.0
+        scores = self._scores(self.acceptance.by_place())
+        best = max(scores, key=lambda mode: scores[mode])
+        if self._mode not in scores or scores[best] > scores[self._mode] * (1.0 + JUMP):
+            self._change(best, f"{self._load.requests} requests in flight")
+        self._forecast = self._expect(self._mode)
+
+    # --- learning ---
+
+    def _learn(self, current: Round, lanes: int, elapsed: float) -> None:
+        """Step times, by setting."""
+        verify, draft = current.verify_timing, current.draft_timing
+        if verify is None:
+            return
+        tokens, prefill = current.verify_work
+        drafts = current.mode.draft_tokens if current.draft_work[1] else 0
+        setting = Setting.of(lanes, current.items, drafts, prefill)
+        self.pace.verified(setting, tokens, prefill, (verify.host_ns + verify.forward_ns) * NS, self._tick)
+        steps = verify.queue_ns + verify.host_ns + verify.forward_ns
+        if draft is not None:
+            passes, wanted, proposed, prompts = current.draft_work
+            asked = Setting.of(lanes, current.items, drafts, prompts)
+            seconds = (draft.host_ns + draft.forward_ns) * NS
+            self.pace.drafted(asked, passes, wanted, proposed, prompts, seconds, self._tick)
+            steps += draft.queue_ns + draft.host_ns + draft.forward_ns
+        self.pace.spent_around(replace(setting, prefill=0), max(elapsed - steps * NS, 0.0), self._tick)
+
+    def _prefill(self, current: Round, lanes: int) -> float:
+        """Seconds that prompts took in this round; what is fed for each token emitted is noted."""
+        prompts = current.verify_work[1]
+        self._prompt_tokens += (prompts - self._prompt_tokens) / PROMPT_ROUNDS
+        self._emitted_tokens += (current.emitted - self._emitted_tokens) / PROMPT_ROUNDS
+        drafter = self.pace.prompt_seconds(lanes, current.draft_work[3], drafts=True)[0]
+        return drafter + self.pace.prompt_seconds(lanes, prompts, drafts=False)[1]
+
+    def _open(self, current: Round) -> None:
+        """The first rounds look at a few modes that the model can start from."""
+        if not self._drafter:
+            self._opening = []
+        elif current.mode == self._opening[0]:
+            self._opened += 1 if current.prefills else PLAIN
+            if self._opened >= OPENING_ROUNDS * PLAIN:
+                self._opened = 0
+                del self._opening[0]
+        if not self._opening:
+            self._adapt()
+
+    # --- trials ---
+
+    def _consider_trial(self, scores: dict[Mode, float]) -> None:
+        """Begin a trial of the mode that may be the best, if one may be better than the present one."""
+        here = scores[self._mode]
+        slack = {mode: self.experience.slack(mode, self._load.requests, self._tick) for mode in scores}
+        hopes = {mode: score * (1.0 + slack[mode]) for mode, score in scores.items() if mode != self._mode}
+        best = max(hopes, key=lambda mode: hopes[mode], default=None)
+        if best is not None and hopes[best] > here:
+            self._begin_trial(Trial(best, here))
+        elif self._mode.draft_tokens == 0 and self._drafter:
+            hoped = self._scores(self.acceptance.by_place(self.acceptance.doubt()))
+            likely = [mode for mode in hoped if mode.lanes == self._mode.lanes and 0 < mode.draft_tokens <= 2]
+            if max(hoped.values()) > here * (1.0 + JUMP) and likely:
+                self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, narrow=True))
+
+    def _begin_trial(self, trial: Trial) -> None:
+        self._trial = trial
+        self._trials += 1
+
+    def _try(self, trial: Trial, current: Round, seconds: float, settled: bool) -> None:
+        """One more round of a trial."""
+        drafted = current.drafting
+        gained = emitted(self.acceptance.by_place(), current.mode.draft_tokens) - 1.0
+        trial.rounds += 1
+        trial.settled += settled or (trial.narrow and drafted > 0)
+        trial.seconds += seconds
+        trial.tokens += current.emitting + drafted * gained
+        lanes = max(1, min(trial.mode.lanes, self._load.requests))
+        if trial.settled >= TRIAL_ROUNDS * lanes or trial.rounds >= LONGEST_TRIAL * lanes:
+            self._end_trial(trial)
+            self.decide()
+
+    def _end_trial(self, trial: Trial) -> None:
+        self._lost += max(0.0, trial.seconds - trial.tokens / trial.rate)
+        if trial.settled == 0:
+            self.experience.skip(trial.mode, self._load.requests, self._tick)
+        self._trial = None
+        self._rests = REST
+
+    def _allowed(self) -> float:
+        """Seconds that trials may have cost by now."""
+        cycle = self._forecast.cycle_seconds if self._forecast else 0.0
+        return ALLOWANCE * cycle + BUDGET * self._served
+
+    # --- scores ---
+
+    def _expect(self, mode: Mode) -> Forecast:
+        return forecast(mode, self._load, self.pace, self.acceptance.by_place())
+
+    def _scores(self, chances: tuple[float, ...]) -> dict[Mode, float]:
+        """Tokens a second of the modes that are possible now."""
+        requests = self._load.requests
+        drafting = self._drafter > 0 and self._load.drafting > 0.0
+        possible = [
+            mode
+            for mode in self._modes
+            if mode.lanes <= max(requests, self._modes[0].lanes) and (drafting or mode.draft_tokens == 0)
+        ] or [replace(self._modes[0], draft_tokens=0)]
+        for lanes in {min(mode.lanes, requests) for mode in possible}:
+            self.pace.solve(lanes, requests / lanes, self._tick)
+
+        def cycle(mode: Mode, requests: int) -> float:
+            load = replace(self._load, requests=requests, prompts=0.0)
+            return forecast(mode, load, self.pace, chances).cycle_seconds
+
+        ratios = self.experience.ratios(possible, requests, self._tick, cycle)
+        scores = {
+            mode: forecast(mode, self._load, self.pace, chances).tokens_per_second / ratios[mode] for mode in possible
+        }
+        self._weigh(max(scores.values()), chances)
+        return scores
+
+    def _weigh(self, rate: float, chances: tuple[float, ...]) -> None:
+        """The chance that a draft must have to be worth its time, when `rate` tokens come in a second."""
+        self._least = min(self.pace.draft_token_seconds(min(self._mode.lanes, self._load.requests)) * rate, 1.0)
+        self._usual = chances[0] if chances else 0.0
+
+    def _change(self, mode: Mode, reason: str) -> None:
+        self._evidence = 0.0
+        if mode == self._mode:
+            return
+        self._mode, self._reason = mode, reason
+        self._changes += 1
+        self._forecast = self._expect(mode)
+        self._tell(self.describe())
+
+
+def _opening(lanes: int, draft_tokens: Sequence[int]) -> list[Mode]:
+    """Modes that span what may be chosen: a few drafts, none, more."""
+    most = max(draft_tokens)
+    some = {min(2, most), 0, min(5, most)} & set(draft_tokens) or {most}
+    return [Mode(lanes, count) for count in sorted(some, key=lambda count: (count == 0, count > 2))]
+
+
+def _settled(current: Round, before: tuple[Mode, int], lanes: int, wanted: float) -> bool:
+    """Whether a round is what its mode looks like in the long run; drafts are made for `wanted` requests then."""
+    even = abs(current.items - current.in_flight / lanes) <= 1.0
+    same = before[0] == current.mode and abs(before[1] - current.items) <= 1
+    drafted = current.mode.draft_tokens == 0 or current.drafting >= max(0.75 * wanted, 1.0)
+    return same and even and drafted
+
+
+def _shortest(requests: Sequence[Request], drafter: int) -> set[int]:
+    """The requests that the drafter has least to catch up with: NARROW at most, at least one."""
+    able = [request for request in requests if request.max_draft_tokens > 0]
+    able.sort(key=lambda request: request.tail_len(request.draft_cache, drafter))
+    tokens = 0
+    chosen: set[int] = set()
+    for request in able[:NARROW]:
+        tokens += request.tail_len(request.draft_cache, drafter)
+        if chosen and tokens > MOST_TO_CATCH_UP:
+            break
+        chosen.add(request.id)
+    return chosen

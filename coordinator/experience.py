@@ -1,0 +1,95 @@
+"""What modes were seen to do: how long their cycles took, by load. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from coordinator.choice import Mode
+
+WINDOW: Final = 32.0  # rounds that an average remembers
+FADES: Final = 2048.0  # ticks after which what was seen counts half
+TRUST: Final = 2.0  # rounds after which what a mode did counts as much as what those with as many lanes did
+WIDEST: Final = 2.0  # how far from its forecast a mode is believed to be: half or twice
+HOPE: Final = 0.3  # how much better than its forecast a mode may turn out that was never seen
+ENOUGH: Final = 12.0  # rounds after which nothing better is hoped for
+
+
+@dataclass(slots=True)
+class Seen:
+    """One mode at one load: averages over its settled rounds. Mutated by `Experience` only."""
+
+    seconds: float = 0.0  # of a cycle
+    requests: float = 0.0
+    rounds: float = 0.0
+    tick: int = 0
+
+    def add(self, seconds: float, requests: int, tick: int) -> None:
+        rounds = min(self.weight(tick) + 1.0, WINDOW)
+        first = self.seconds == 0.0
+        self.seconds += (seconds - self.seconds) / (1.0 if first else rounds)
+        self.requests += (requests - self.requests) / (1.0 if first else rounds)
+        self.rounds, self.tick = rounds, tick
+
+    def weight(self, tick: int) -> float:
+        return self.rounds * float(0.5 ** ((tick - self.tick) / FADES))
+
+
+class Experience:
+    """Cycles that were seen. Mutated by `add` and `skip`."""
+
+    def __init__(self) -> None:
+        self._modes: dict[tuple[Mode, int], Seen] = {}
+
+    @staticmethod
+    def bucket(requests: int) -> int:
+        """Loads that differ by less than about 40 % are alike."""
+        return round(2.0 * math.log2(requests)) if requests else -1
+
+    def add(self, mode: Mode, requests: int, seconds: float, tick: int) -> None:
+        """A settled round took so long."""
+        self._modes.setdefault((mode, self.bucket(requests)), Seen()).add(seconds, requests, tick)
+
+    def skip(self, mode: Mode, requests: int, tick: int) -> None:
+        """The mode was tried and never settled: it counts as seen for a while."""
+        seen = self._modes.setdefault((mode, self.bucket(requests)), Seen())
+        seen.rounds, seen.tick = seen.weight(tick) + 0.5, tick
+
+    def seen(self, mode: Mode, requests: int, tick: int) -> float:
+        """Rounds that are still remembered."""
+        found = self._modes.get((mode, self.bucket(requests)))
+        return found.weight(tick) if found else 0.0
+
+    def slack(self, mode: Mode, requests: int, tick: int) -> float:
+        """By how much a mode may do better than is thought."""
+        rounds = self.seen(mode, requests, tick)
+        return HOPE / (1.0 + rounds) if rounds < ENOUGH else 0.0
+
+    def ratios(
+        self, modes: Collection[Mode], requests: int, tick: int, cycle: Callable[[Mode, int], float]
+    ) -> dict[Mode, float]:
+        """What the forecast of each mode is to be multiplied with. `cycle` forecasts seconds, of a mode at a load.
+
+        A mode's own ratio is that of what it took to what would be forecast of it now; as long as little was seen of
+        it, it leans on the other modes with as many lanes.
+        """
+        own: dict[Mode, tuple[float, float]] = {}
+        pools: dict[int, tuple[float, float]] = {}
+        for mode in modes:
+            found = self._modes.get((mode, self.bucket(requests)))
+            if found is not None and found.seconds:
+                ratio = found.seconds / cycle(mode, round(found.requests))
+                ratio = max(1.0 / WIDEST, min(WIDEST, ratio))
+                weight = found.weight(tick)
+                own[mode] = (ratio, weight)
+                total, weights = pools.get(mode.lanes, (0.0, 0.0))
+                pools[mode.lanes] = (total + ratio * weight, weights + weight)
+        ratios = {}
+        for mode in modes:
+            total, weights = pools.get(mode.lanes, (0.0, 0.0))
+            usual = (total + 1.0) / (weights + 1.0)
+            ratio, weight = own.get(mode, (1.0, 0.0))
+            ratios[mode] = (ratio * weight + usual * TRUST) / (weight + TRUST)
+        return ratios

@@ -1,0 +1,96 @@
+"""The formula: the time between verifications, for any number of lanes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.acceptance import emitted
+from coordinator.choice import Load, Mode, forecast, lane_sizes
+from coordinator.experience import Experience
+from coordinator.pace import Pace, Setting
+
+MS = 1e-3
+millis = st.floats(0.5, 100.0)
+
+
+def known(draft: float, verify: float, around: float) -> Pace:
+    """Step times that depend on nothing but K: `draft` ms a pass."""
+    pace = Pace()
+    for lanes in range(1, 5):
+        for items in (1, 2, 4, 8, 16, 32):
+            for drafts in range(5):
+                setting = Setting(lanes, items, drafts)
+                for _ in range(40):
+                    pace.verified(setting, items * (1 + drafts), 0, verify * MS, 1)
+                    pace.spent_around(setting, around * MS, 1)
+                    if drafts:
+                        pace.drafted(setting, drafts, items * drafts, items * drafts, 0, draft * drafts * MS, 1)
+        pace.solve(lanes, 8, 1)
+    return pace
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+@pytest.mark.parametrize(("draft", "verify", "around"), [(2, 25, 1), (10, 25, 1), (30, 20, 0.5), (1, 5, 40)])
+def test_equal_lanes_follow_the_theory(lanes: int, draft: float, verify: float, around: float) -> None:
+    found = forecast(Mode(lanes, 3), Load(8), known(draft, verify, around), (0.7,) * 4)
+    t = 3 * draft
+    between = max(verify, t, (t + verify + around) / lanes) * MS
+    assert found.cycle_seconds / lanes == pytest.approx(between, rel=0.02)
+    assert found.tokens == pytest.approx(8 * emitted((0.7,) * 4, 3))
+
+
+@given(st.integers(1, 200), st.integers(1, 64))
+def test_lane_sizes_are_balanced(requests: int, lanes: int) -> None:
+    sizes = lane_sizes(requests, lanes)
+    assert sum(sizes) == requests
+    assert len(sizes) == min(lanes, requests)
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_one_request_gains_nothing_from_a_second_lane() -> None:
+    pace = known(5, 20, 1)
+    one, two = (forecast(Mode(lanes, 3), Load(1), pace, (0.7,) * 4) for lanes in (1, 2))
+    assert one == two
+
+
+def test_plain_decoding_needs_no_drafter() -> None:
+    found = forecast(Mode(1, 0), Load(4), known(5, 20, 1), (0.7,) * 4)
+    assert found.draft_seconds == 0.0
+    assert found.tokens == 4.0
+    assert found.cycle_seconds == pytest.approx(21 * MS, rel=0.02)
+
+
+def test_requests_without_drafts_emit_one_token_each() -> None:
+    found = forecast(Mode(1, 2), Load(4, drafting=0.5), known(5, 20, 1), (1.0,) * 4)
+    assert found.tokens == pytest.approx(2 * 3 + 2)
+
+
+def test_what_was_seen_corrects_the_forecast_and_fades() -> None:
+    seen = Experience()
+    mode, other, single = Mode(2, 3), Mode(2, 4), Mode(1, 3)
+
+    def ratios(tick: int) -> dict[Mode, float]:
+        return seen.ratios([mode, other, single], 8, tick, lambda *_: 20 * MS)
+
+    assert set(ratios(0).values()) == {1.0}
+    for tick in range(40):
+        seen.add(mode, 8, 30 * MS, tick)
+    assert ratios(40)[mode] == pytest.approx(1.5, abs=0.02)
+    assert ratios(40)[other] == pytest.approx(1.5, abs=0.05)  # the same number of lanes: probably the same
+    assert ratios(40)[single] == 1.0
+    assert ratios(40_000)[mode] == pytest.approx(1.0, abs=0.01)
+    for tick in range(40, 42):
+        seen.add(mode, 8, 90 * MS, tick)
+    assert ratios(42)[mode] < 2.0
+    assert seen.slack(mode, 8, 40) == 0.0
+    assert seen.slack(other, 8, 40) > 0.2
+    assert seen.slack(mode, 8, 40_000) > 0.2
+
+
+@given(st.integers(1, 1000))
+def test_buckets_hold_loads_that_are_alike(requests: int) -> None:
+    near = [other for other in range(1, 1001) if Experience.bucket(other) == Experience.bucket(requests)]
+    assert max(near) / min(near) <= 2.0**0.5 + 1e-9

@@ -1,0 +1,259 @@
+"""The chooser amid real lanes, before timed services on a virtual clock: what it settles on, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from coordinator.choice import Mode
+from coordinator.chooser import Chooser
+from minedraft.generation import ChoiceInfo
+from tests.unit.coordinator import virtual_time
+from tests.unit.coordinator.timed import ClosedLoop, Devices
+
+MS = 1e-3
+ALL_LANES, ALL_DRAFTS = range(1, 5), range(9)
+
+
+def constant(draft: float, verify: float, trip: float = 0.5, shared: float = 0.0) -> Devices:
+    """`draft` ms a pass, `verify` ms a verification, whatever is fed."""
+    return Devices(lambda _, passes, *__: passes * draft * MS, lambda *_: verify * MS, trip * MS, shared)
+
+
+def linear(draft: float, fixed: float, token: float) -> Devices:
+    """A verification costs `fixed` ms and `token` ms for each token."""
+    return Devices(
+        lambda _, passes, *__: passes * draft * MS, lambda _, tokens: (fixed + token * tokens) * MS, 0.5 * MS
+    )
+
+
+def always(chance: float) -> Callable[[float], float]:
+    return lambda _: chance
+
+
+def rate(
+    devices: Devices,
+    accept: Callable[[float], float],
+    requests: int,
+    *,
+    lanes: Sequence[int] = ALL_LANES,
+    drafts: Sequence[int] = ALL_DRAFTS,
+    warm: int = 2000,
+    tokens: int = 5000,
+) -> tuple[float, Chooser]:
+    """Tokens a second after a warm-up, and the chooser."""
+
+    async def main() -> tuple[float, Chooser]:
+        chooser = Chooser(lanes, drafts)
+        async with ClosedLoop(devices, accept, chooser, lanes=max(lanes)) as loop:
+            loop.load(requests)
+            early, begin = await loop.until(warm)
+            late, end = await loop.until(warm + tokens)
+        return (late - early) / (end - begin), chooser
+
+    return virtual_time.run(main())
+
+
+def best_fixed(devices: Devices, accept: Callable[[float], float], requests: int) -> tuple[float, Mode]:
+    found = {
+        Mode(lanes, drafts): rate(devices, accept, requests, lanes=[lanes], drafts=[drafts])[0]
+        for lanes in (1, 2)
+        for drafts in (0, 1, 2, 4, 8)
+    }
+    best = max(found, key=lambda mode: found[mode])
+    return found[best], best
+
+
+@pytest.mark.parametrize(
+    ("devices", "chance", "requests"),
+    [
+        (constant(6, 20), 0.8, 8),  # drafting and verification balanced
+        (constant(1, 40), 0.9, 4),  # cheap drafts
+        (constant(15, 10), 0.3, 4),  # dear drafts that are rarely kept
+        (linear(1, 4, 1.5), 0.6, 16),  # a CPU: verification grows with every token
+        (constant(2, 20, trip=15), 0.7, 8),  # far away
+    ],
+)
+def test_auto_comes_close_to_the_best_fixed_choice(devices: Devices, chance: float, requests: int) -> None:
+    best, mode = best_fixed(devices, always(chance), requests)
+    auto, chooser = rate(devices, always(chance), requests)
+    assert auto >= 0.97 * best, (mode, chooser.describe())
+
+
+def test_drafts_that_are_never_kept_are_no_longer_made() -> None:
+    auto, chooser = rate(constant(4, 20), always(0.0), 4)
+    plain, _ = rate(constant(4, 20), always(0.0), 4, lanes=[1], drafts=[0])
+    assert chooser.describe().draft_tokens == 0 or "trial" in chooser.describe().reason
+    assert auto >= 0.98 * plain
+
+
+def test_two_lanes_where_drafting_and_verification_are_balanced() -> None:
+    """Constant times: at equal requests two half lanes cost twice as many verifications, unless both would wait."""
+    _, chooser = rate(linear(6, 6, 0.5), always(0.85), 16)
+    assert chooser._mode.lanes >= 2
+    assert chooser._mode.draft_tokens >= 2
+
+
+def test_one_lane_where_overlapping_makes_both_slower() -> None:
+    """Drafter and verifier on the same cores: the model alone would take two lanes."""
+    devices = Devices(lambda _, p, *__: p * 6 * MS, lambda _, t: (6 + 0.5 * t) * MS, 0.5 * MS, shared=1.0)
+    auto, chooser = rate(devices, always(0.85), 16, warm=6000)
+    alone, _ = rate(devices, always(0.85), 16, lanes=[1], drafts=[chooser._mode.draft_tokens], warm=6000)
+    both, _ = rate(devices, always(0.85), 16, lanes=[2], drafts=[chooser._mode.draft_tokens], warm=6000)
+    assert auto >= 0.97 * max(alone, both)
+
+
+def test_plain_decoding_finds_out_when_drafts_become_good() -> None:
+    turn = 60.0
+
+    async def main() -> tuple[Mode, float, Mode, float]:
+        chooser = Chooser(ALL_LANES, ALL_DRAFTS)
+        async with ClosedLoop(constant(3, 25), lambda now: 0.02 if now < turn else 0.85, chooser, lanes=4) as loop:
+            loop.load(4)
+            while (now := (await loop.until(loop.tokens + 1))[1]) < turn:
+                pass
+            before, lost = chooser._mode, chooser.describe().trial_seconds
+            while chooser._mode.draft_tokens < 3:
+                now = (await loop.until(loop.tokens + 1))[1]
+                assert now < 2 * turn
+            return before, lost, chooser._mode, now - turn
+
+    before, lost, after, took = virtual_time.run(main())
+    assert before.draft_tokens == 0
+    assert lost < 0.03 * turn  # what looking cost so far, the allowance of the beginning among it
+    assert after.draft_tokens >= 3
+    assert took < 45.0
+
+
+def test_a_change_of_load_is_answered_at_once() -> None:
+    """Verification that grows with every token: many drafts for one request, none for many."""
+
+    async def main() -> tuple[Mode, Mode, Mode]:
+        chooser = Chooser(ALL_LANES, ALL_DRAFTS)
+        async with ClosedLoop(linear(1, 10, 1.0), always(0.8), chooser, lanes=4) as loop:
+            modes = []
+            for requests in (1, 48, 1):
+                loop.load(requests)
+                await loop.until(loop.tokens + 4000)
+                modes.append(chooser._mode)
+            return modes[0], modes[1], modes[2]
+
+    alone, crowd, again = virtual_time.run(main())
+    assert alone.draft_tokens >= 3
+    assert crowd.draft_tokens <= 1
+    assert again.draft_tokens >= 3
+
+
+def test_a_device_that_becomes_slower_is_followed() -> None:
+    speed = {"draft": 2 * MS}
+    devices = Devices(lambda _, passes, *__: passes * speed["draft"], lambda *_: 20 * MS, 0.5 * MS)
+
+    async def main() -> tuple[int, int]:
+        chooser = Chooser([1], ALL_DRAFTS)
+        async with ClosedLoop(devices, always(0.75), chooser, lanes=1) as loop:
+            loop.load(4)
+            await loop.until(6000)
+            fast = chooser._mode.draft_tokens
+            speed["draft"] = 30 * MS
+            await loop.until(12000)
+            return fast, chooser._mode.draft_tokens
+
+    fast, slow = virtual_time.run(main())
+    assert fast >= 3
+    assert slow <= 1
+
+
+def test_a_drafter_that_goes_and_comes_back() -> None:
+    async def main() -> None:
+        chooser = Chooser(ALL_LANES, ALL_DRAFTS)
+        async with ClosedLoop(constant(2, 20), always(0.8), chooser, lanes=4) as loop:
+            loop.drafter.ready = False
+            loop.load(4)
+            await loop.until(500)
+            assert loop.drafter.steps == 0
+            assert chooser.describe().draft_tokens == 0
+            loop.drafter.ready = True
+            await loop.until(3000)
+            assert chooser._mode.draft_tokens >= 2
+            steps = loop.drafter.steps
+            loop.drafter.ready = False
+            await loop.until(3300)
+            assert chooser.describe().draft_tokens == 0
+            assert loop.drafter.steps <= steps + 4
+            loop.drafter.ready = True
+            await loop.until(3600)
+            assert chooser.describe().draft_tokens >= 2
+
+    virtual_time.run(main())
+
+
+def test_a_fixed_choice_is_left_alone() -> None:
+    _, chooser = rate(constant(30, 10), always(0.1), 4, lanes=[2], drafts=[3])
+    choice = chooser.describe()
+    assert (choice.lanes, choice.draft_tokens, choice.reason) == (2, 3, "fixed")
+    assert (choice.auto_lanes, choice.auto_draft_tokens, choice.trials, choice.changes) == (False, False, 0, 0)
+
+
+@pytest.mark.parametrize(("lanes", "drafts"), [([2], ALL_DRAFTS), (ALL_LANES, [3]), (ALL_LANES, [0])])
+def test_either_may_be_fixed(lanes: Sequence[int], drafts: Sequence[int]) -> None:
+    _, chooser = rate(constant(6, 20), always(0.8), 8, lanes=lanes, drafts=drafts)
+    assert chooser._mode.lanes in lanes
+    assert chooser._mode.draft_tokens in drafts
+    choice = chooser.describe()
+    assert (choice.auto_lanes, choice.auto_draft_tokens) == (len(lanes) > 1, len(drafts) > 1)
+
+
+def test_trials_cost_little_and_changes_are_told() -> None:
+    told: list[ChoiceInfo] = []
+
+    async def main() -> float:
+        chooser = Chooser(ALL_LANES, ALL_DRAFTS, told.append)
+        async with ClosedLoop(constant(5, 25), always(0.7), chooser, lanes=4) as loop:
+            loop.load(8)
+            _, seconds = await loop.until(40_000)
+        assert chooser.describe().changes == len(told)
+        return chooser.describe().trial_seconds / seconds
+
+    assert virtual_time.run(main()) < 0.02
+    assert 0 < len(told) < 30
+    last = told[-1]
+    assert last.verify_seconds == pytest.approx(25 * MS, rel=0.1)
+    assert last.reason
+    assert last.acceptance[0] == pytest.approx(0.7, abs=0.1)
+    if last.draft_tokens:
+        assert last.draft_seconds == pytest.approx(5 * MS * last.draft_tokens, rel=0.15)
+
+
+def test_a_request_that_keeps_no_drafts_gets_none_where_they_cost() -> None:
+    """One text in four is not for this drafter: where verification grows with tokens its drafts are a waste."""
+    asked: dict[int, int] = {}
+
+    async def main() -> None:
+        chooser = Chooser([1], [4])
+        chooser._modes.append(Mode(1, 5))  # K=4 or 5: always drafting
+        async with ClosedLoop(linear(1, 5, 1.0), always(0.9), chooser, lanes=1) as loop:
+            verdicts = loop.verifier.verify
+
+            async def fussy(lane, generation, items):  # type: ignore[no-untyped-def]
+                reply = await verdicts(lane, generation, items)
+                kept = []
+                for item, verdict in zip(items, reply.verdicts, strict=True):
+                    asked[item.sequence_id] = asked.get(item.sequence_id, 0) + (
+                        len(item.proposal.token_ids) if item.proposal else 0
+                    )
+                    bad = item.sequence_id % 4 == 0 and verdict.next_token_id is not None
+                    kept.append(
+                        type(verdict)(item.sequence_id, 0, 50, cached_len=verdict.cached_len) if bad else verdict
+                    )
+                return type(reply)(1, tuple(kept), reply.timing, reply.state)
+
+            loop.verifier.verify = fussy  # type: ignore[method-assign]
+            loop.load(8)
+            await loop.until(4000)
+
+    virtual_time.run(main())
+    done = [number for number in asked if number <= 12]
+    good = [asked[number] for number in done if number % 4]
+    bad = [asked[number] for number in done if number % 4 == 0]
+    assert max(bad) < 0.5 * min(good)

@@ -1,0 +1,116 @@
+"""Step times that are learned: affine laws come out, whatever order and noise the samples come in."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.pace import MOST_CELLS, Pace, Setting
+
+MS = 1e-3
+law_terms = st.tuples(st.floats(1.0, 50.0), st.floats(0.0, 2.0), st.floats(0.0, 1.0))
+
+
+def watch(
+    pace: Pace, terms: tuple[float, float, float], seen: list[tuple[int, int]], *, noise: float = 0.0, times: int = 6
+) -> None:
+    """V = (a + b n + c tokens) ms and t = (a K / 10 + c n K / 10) ms at settings (n, K), on one lane."""
+    a, b, c = terms
+    dice = random.Random(3)
+    tick = 0
+    for _ in range(times):
+        for items, drafts in seen:
+            tick += 1
+            setting = Setting(1, items, drafts)
+            tokens = items * (1 + drafts)
+            shaken = 1.0 + noise * dice.uniform(-1.0, 1.0)
+            pace.verified(setting, tokens, 0, (a + b * items + c * tokens) * MS * shaken, tick)
+            if drafts:
+                wanted = items * drafts
+                pace.drafted(setting, drafts, wanted, wanted, 0, (a * drafts + c * wanted) * MS / 10 * shaken, tick)
+    pace.solve(1, seen[-1][0], tick)
+
+
+@settings(max_examples=60, deadline=None)
+@given(law_terms, st.integers(1, 32), st.integers(0, 8))
+def test_an_affine_law_tells_of_settings_that_were_never_seen(
+    terms: tuple[float, float, float], items: int, drafts: int
+) -> None:
+    pace = Pace()
+    watch(pace, terms, [(4, 0), (4, 2), (4, 6), (16, 2), (16, 4)])
+    a, b, c = terms
+    tokens = items * (1 + drafts)
+    expected = (a + b * items + c * tokens) * MS
+    assert pace.verify_seconds(Setting(1, items, drafts), items) == pytest.approx(expected, rel=0.05)
+    expected = (a * drafts + c * items * drafts) * MS / 10
+    assert pace.draft_seconds(Setting(1, items, drafts), items) == pytest.approx(expected, rel=0.1)
+
+
+def test_from_one_setting_drafting_is_taken_to_grow_with_k_and_verification_not_to() -> None:
+    pace = Pace()
+    watch(pace, (20.0, 0.0, 0.0), [(8, 2)])
+    assert pace.draft_seconds(Setting(1, 8, 4), 8) == pytest.approx(8 * MS, rel=0.1)
+    assert pace.verify_seconds(Setting(1, 8, 4), 8) == pytest.approx(20 * MS, rel=0.15)
+
+
+def test_noise_and_outliers_are_averaged_away() -> None:
+    pace = Pace()
+    watch(pace, (20.0, 0.2, 0.1), [(4, 0), (4, 2), (4, 4), (8, 2)], noise=0.1, times=40)
+    usual = pace.verify_seconds(Setting(1, 4, 2), 4)
+    assert usual == pytest.approx(22.0 * MS, rel=0.05)
+    pace.verified(Setting(1, 4, 2), 12, 0, 5.0, 999)  # a hiccup of five seconds
+    pace.solve(1, 4, 999)
+    assert pace.verify_seconds(Setting(1, 4, 2), 4) == pytest.approx(usual, rel=0.05)
+
+
+def test_a_lasting_change_of_speed_is_learned() -> None:
+    pace = Pace()
+    watch(pace, (20.0, 0.0, 0.1), [(4, 0), (4, 2)], times=50)
+    for tick in range(200):
+        pace.verified(Setting(1, 4, 2), 12, 0, 50 * MS, 1000 + tick)
+    pace.solve(1, 4, 1200)
+    assert pace.verify_seconds(Setting(1, 4, 2), 4) == pytest.approx(50 * MS, rel=0.15)
+
+
+def test_what_prompts_cost_is_kept_apart() -> None:
+    pace = Pace()
+    for tick in range(40):
+        prompt = 300 if tick % 2 else 0
+        setting = Setting.of(1, 4, 2, prompt)
+        pace.verified(setting, 12, prompt, (20 + 0.05 * prompt) * MS, tick)
+    pace.solve(1, 4, 40)
+    assert pace.verify_seconds(Setting(1, 4, 2), 4) == pytest.approx(20 * MS, rel=0.02)
+
+
+def test_steps_beside_other_lanes_have_their_own_law() -> None:
+    """Drafter and verifier on the same cores: what overlaps is slower."""
+    pace = Pace()
+    for tick in range(30):
+        pace.verified(Setting(1, 4, 2), 12, 0, 20 * MS, tick)
+        pace.verified(Setting(2, 4, 2), 12, 0, 35 * MS, tick)
+    for lanes, expected in ((1, 20 * MS), (2, 35 * MS)):
+        pace.solve(lanes, 4, 30)
+        assert pace.verify_seconds(Setting(lanes, 4, 2), 4) == pytest.approx(expected, rel=0.05)
+
+
+def test_fewer_drafts_than_asked_for_make_smaller_verifications() -> None:
+    pace = Pace()
+    for tick in range(200):
+        pace.drafted(Setting(1, 4, 4), 4, 16, 4, 0, 1 * MS, tick)
+        pace.verified(Setting(1, 4, 0), 4, 0, 14 * MS, tick)
+        pace.verified(Setting(1, 8, 0), 8, 0, 18 * MS, tick)
+        pace.verified(Setting(1, 4, 4), 8, 0, 18 * MS, tick)
+    pace.solve(1, 4, 200)
+    assert pace.verify_seconds(Setting(1, 4, 4), 4) == pytest.approx(18 * MS, rel=0.05)
+
+
+def test_memory_is_bounded() -> None:
+    pace = Pace()
+    for items in range(1, 3 * MOST_CELLS):
+        pace.verified(Setting(1, items, 0), items, 0, items * MS, items)
+    pace.solve(1, 500, 800)
+    assert len(pace.verify._cells) == MOST_CELLS
+    assert pace.verify_seconds(Setting(1, 500, 0), 500) == pytest.approx(500 * MS, rel=0.05)
