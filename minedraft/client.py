@@ -38,6 +38,8 @@ from minedraft.v1 import generation_pb2_grpc as pb_grpc
 HEALTH_REQUEST: Final = health_pb2.HealthCheckRequest(service="minedraft.v1.GenerationService")
 MAX_MESSAGE: Final = 64 * MIB
 POLL_SECONDS: Final = 0.05
+REASON_SECONDS: Final = 1.0
+NO_TLS: Final = "no TLS connection to"
 # gRPC's own pause between attempts to connect grows to two minutes; a restarted server should be found at once.
 # A server that vanished without closing its connection is noticed after about 15 s.
 OPTIONS: Final = (
@@ -152,7 +154,13 @@ class AsyncClient:
         """What is still awaited, or the server's information when nothing is."""
         timeout = max(timeout, POLL_SECONDS)
         try:
-            health = await self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            try:
+                health = await self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise
+                # It may not even be connected, which only a call that does not wait for that is told, with the reason.
+                health = await self._health.Check(HEALTH_REQUEST, timeout=REASON_SECONDS)
             if health.status != health_pb2.HealthCheckResponse.SERVING:
                 return "its health is NOT_SERVING", None
             info = await self.server_info(timeout=timeout)
@@ -250,7 +258,12 @@ class Client:
     def _missing(self, timeout: float, drafter: bool) -> tuple[str, ServerInfo | None]:
         timeout = max(timeout, POLL_SECONDS)
         try:
-            health = self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            try:
+                health = self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise
+                health = self._health.Check(HEALTH_REQUEST, timeout=REASON_SECONDS)  # see AsyncClient
             if health.status != health_pb2.HealthCheckResponse.SERVING:
                 return "its health is NOT_SERVING", None
             info = self.server_info(timeout=timeout)
@@ -306,7 +319,7 @@ def _translated(address: str, error: grpc.RpcError) -> MinedraftError:
     meant = error_of(error)
     if isinstance(meant, PeerUnavailable) and HANDSHAKE in str(meant).lower():
         reason = str(meant)[str(meant).lower().index(HANDSHAKE) + len(HANDSHAKE) :].strip(": ")
-        return PeerUnavailable(f"no TLS connection to {address}: {reason[:LONGEST_REASON]}")
+        return PeerUnavailable(f"{NO_TLS} {address}: {reason[:LONGEST_REASON]}")
     if isinstance(meant, PeerUnavailable) and any(words in str(meant).lower() for words in NO_CONNECTION):
         return PeerUnavailable(f"no server can be reached at {address}")
     return meant

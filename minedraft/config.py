@@ -164,6 +164,9 @@ class EngineSettings(ServiceSettings):
     channel_host: str = Field(
         "", description="address that the other model service reaches this one by for tensors; empty: that of --listen"
     )
+    max_channel_mib: Annotated[int, Field(ge=1)] = Field(
+        4096, description="memory of one tensor channel at most, MiB; a coordinator that asks for more gets none"
+    )
     simulate: str = Field(
         "", description="timed sleeps for forward passes, e.g. drafter=5ms,verifier=25ms,accept=0.8[,vocab=256]"
     )
@@ -284,6 +287,10 @@ class HttpSettings(DialSettings, ProcessSettings):
     listen: str = Field("127.0.0.1:8000", description="address to serve on, HOST:PORT; port 0 takes a free one")
     coordinator: str = Field("127.0.0.1:50050", description="address of the coordinator, HOST:PORT")
     token_file: str = Field("", description="file whose first token is sent to the coordinator")
+    tls_cert: str = Field(
+        "", description="PEM file of the door's own certificate chain, read again when it changes: HTTPS; empty: HTTP"
+    )
+    tls_key: str = Field("", description="PEM file of that certificate's private key")
     model_name: str = Field("", description="name that clients may ask for beside the target's own")
     tokenizer: str = Field(
         "", description="folder with the target's tokenizer.json; without it logprobs name tokens by their ids"
@@ -307,6 +314,7 @@ class HealthSettings(DialSettings):
         "is called on loopback"
     )  # fmt: skip
     http: bool = Field(False, description="ask the HTTP door, by GET /health, instead of a gRPC service")
+    tls_cert: str = Field("", description="with --http: the certificate that the door shows, PEM; empty: it has none")
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="longest wait for the answer")
 
 

@@ -32,7 +32,7 @@ class AcceptanceRule(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a request's tokens are drawn. `coordinator.validation` checks the ranges where requests enter."""
+    """How a request's tokens are drawn. `minedraft.ranges` says what each may be."""
 
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0  # (0, 1]

@@ -15,11 +15,12 @@ from minedraft.engine import memory
 from minedraft.engine.batch import Feed, build_batch
 from minedraft.engine.prefixes import Prefixes
 from minedraft.engine.sequence import Refusal, Sequence, reconcile
-from minedraft.errors import InternalError, MinedraftError, NoSpace
+from minedraft.errors import InternalError, InvalidRequest, MinedraftError, NoSpace
 from minedraft.kv.pool import BlockPool
 from minedraft.kv.store import KVStore
 from minedraft.kv.table import BlockTable
 from minedraft.model.base import CausalModel
+from minedraft.ranges import check_sampling
 from minedraft.types import DraftItem, ItemStatus, ModelInfo, ServiceState, StepItem, VerifyItem
 
 __all__ = ["Engine", "Feed", "Refusal", "Sequence", "new_store"]
@@ -107,7 +108,7 @@ class Engine:
         """
         sequences = self._leases.get(lease, {})
         known = sequences.get(item.sequence_id)
-        if problem := self._problem(item, reserve):
+        if problem := self._problem(item, reserve, known):
             return Refusal(ItemStatus.REJECTED, known.cached_len if known else 0, problem)
         sequence = known or self._new(item)
         if sequence is None:
@@ -209,13 +210,18 @@ class Engine:
             if sequence.table.capacity < sequence.cached_len:
                 raise InternalError(f"sequence {sequence.sequence_id} has more tokens than room")
 
-    def _problem(self, item: StepItem, reserve: int) -> str:
+    def _problem(self, item: StepItem, reserve: int, known: Sequence | None) -> str:
         """What is wrong with the item in itself, "" when nothing is."""
         tail = item.tail_token_ids
         if item.base_len < 0 or not tail:
             return f"base_len {item.base_len} with {len(tail)} tail tokens: at least 0 and 1 are needed"
         if item.base_len == 0 and item.params is None:
             return "params: they must be given when base_len is 0"
+        if item.base_len == 0 and item.params is not None and (known is None or known.params != item.params):
+            try:
+                check_sampling(item.params.sampling, self.info.vocab_size, self.info.eos_token_ids)
+            except InvalidRequest as error:
+                return f"params.{error}"
         if min(tail) < 0 or max(tail) >= self.info.vocab_size:
             return f"tail_token_ids: all must be in [0, {self.info.vocab_size})"
         length = item.base_len + len(tail) + reserve
