@@ -33,6 +33,7 @@ from minedraft.http.measured import REQUEST_ID, Measured
 from minedraft.http.metrics import GenerationMeter, Metrics
 from minedraft.http.schema import Limits, read_chat_request, read_completion_request
 from minedraft.http.streaming import EventStream, events
+from minedraft.http.tracing import trace_headers
 from minedraft.http.upstream import Served, Serving, Trusting, Upstream
 from minedraft.http.vocabulary import Vocabulary
 
@@ -114,7 +115,7 @@ class Door:
         )
         generations = Generations(
             self._upstream,
-            asked.requests(name, request.scope[REQUEST_ID]),
+            asked.requests(name, request.scope[REQUEST_ID], trace_headers(request.headers)),
             meter=lambda: GenerationMeter(self.metrics, begun),
             translated=asked.in_its_words,
         )
