@@ -24,7 +24,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 async def test_trace_headers(sent: dict[str, str], passed: tuple[tuple[str, str], ...]) -> None:
     upstream = FakeCoordinator()
     async with asking(door(upstream)) as client:
-        headers = {name: value.encode("latin-1") for name, value in sent.items()}
+        headers = {name.encode(): value.encode("latin-1") for name, value in sent.items()}
         answer = await client.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 2}, headers=headers)
     assert answer.status_code == 200
     assert [request.trace_headers for request in upstream.requests] == [passed]
