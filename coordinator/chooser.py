@@ -7,8 +7,8 @@ it might be the best. What trials cost is counted and kept below a budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from coordinator.acceptance import Acceptance, emitted
@@ -16,8 +16,9 @@ from coordinator.choice import Forecast, Load, Mode, forecast
 from coordinator.experience import Experience
 from coordinator.pace import Pace, Setting
 from coordinator.request import Request
+from coordinator.round import Round, is_settled
+from coordinator.trial import Trial, shortest
 from minedraft.generation import ChoiceInfo
-from minedraft.types import DraftItem, Proposal, StepTiming, VerifyItem
 
 NS: Final = 1e-9
 EVERY: Final = 8  # rounds of each lane between decisions
@@ -32,75 +33,8 @@ REST: Final = 1  # decisions between trials, beside the one at the end of a tria
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
 PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
-NARROW: Final = 8  # requests that are drafted for when plain decoding looks whether drafts have become better
 PROMPT_ROUNDS: Final = 256.0  # that the average of prompt tokens remembers
-MOST_TO_CATCH_UP: Final = 256  # tokens, for all of them
 RESTED: Final = 0.999  # what is left of the evidence on acceptance after a round without drafts
-
-
-@dataclass(slots=True)
-class Round:
-    """One round of a lane. The lane notes its steps here; `Chooser.end` reads them."""
-
-    lane: int
-    mode: Mode
-    items: int
-    in_flight: int
-    began: float
-    most: int  # tail tokens beyond which an item is a prompt
-    narrow: Collection[int] | None = None  # ids of the only requests to be drafted for; None: all
-    asked: dict[int, int] = field(default_factory=dict)  # drafts asked for, by request id
-    draft_timing: StepTiming | None = None
-    draft_work: tuple[int, int, int, int] = (0, 0, 0, 0)  # passes, drafts, proposed, prompt tokens
-    verify_timing: StepTiming | None = None
-    verify_work: tuple[int, int] = (0, 0)  # tokens, prompt tokens
-    emitting: int = 0
-    emitted: int = 0  # tokens
-    prefilled_before: float = 0.0
-
-    @property
-    def prefills(self) -> bool:
-        return self.draft_work[3] > 0 or self.verify_work[1] > 0 or self.emitting < self.items
-
-    @property
-    def drafting(self) -> int:
-        """Requests that drafts were asked for."""
-        return sum(asked > 0 for asked in self.asked.values())
-
-    def drafted(self, items: Sequence[DraftItem], proposals: Sequence[Proposal], timing: StepTiming) -> None:
-        """The draft step was answered."""
-        self.asked = {item.sequence_id: item.max_draft_tokens for item in items}
-        wanted = self.asked.values()
-        prompts = sum(len(item.tail_token_ids) for item in items if len(item.tail_token_ids) > self.most)
-        proposed = sum(len(proposal.token_ids) for proposal in proposals)
-        self.draft_work = (max(wanted, default=0), sum(wanted), proposed, prompts)
-        self.draft_timing = timing
-
-    def verified(self, items: Sequence[VerifyItem], timing: StepTiming) -> None:
-        """The verify step was answered."""
-        tokens = prompts = 0
-        for item in items:
-            tail = len(item.tail_token_ids)
-            if tail > self.most:
-                prompts += tail
-            else:  # of a tail that was drafted, the verifier has all but the last token
-                tokens += 1 + (len(item.proposal.token_ids) if item.proposal else 0)
-            self.emitting += item.emit
-        self.verify_work = (tokens, prompts)
-        self.verify_timing = timing
-
-
-@dataclass(slots=True)
-class Trial:
-    """A mode that is being looked at. Mutated by the chooser."""
-
-    mode: Mode
-    rate: float  # tokens a second that the usual mode gives
-    narrow: bool = False
-    settled: int = 0
-    rounds: int = 0
-    seconds: float = 0.0  # of service: rounds of lanes that run at once count once
-    tokens: float = 0.0  # expected of its rounds
 
 
 class Chooser:
@@ -158,7 +92,7 @@ class Chooser:
         mode = self.mode if drafter else replace(self.mode, draft_tokens=0)
         narrow = None
         if self._trial and self._trial.narrow:
-            narrow = _shortest(requests, drafter)
+            narrow = shortest(requests, drafter)
         current = Round(lane, mode, len(requests), in_flight, now, self.most_draft_tokens + 1, narrow)
         current.prefilled_before = self._prefilled
         return current
@@ -204,7 +138,7 @@ class Chooser:
         prefill = self._prefill(current, lanes)
         self._prefilled += prefill
         wanted = current.items * self._load.drafting
-        settled = before is not None and _settled(current, before, lanes, wanted) and prefill < 0.5 * elapsed
+        settled = before is not None and is_settled(current, before, lanes, wanted) and prefill < 0.5 * elapsed
         if settled and current.narrow is None and not self._opening:
             plain = elapsed - (self._prefilled - current.prefilled_before)
             self.experience.add(current.mode, current.in_flight, max(plain, 0.25 * elapsed), self._tick)
@@ -419,25 +353,3 @@ def _opening(lanes: int, draft_tokens: Sequence[int]) -> list[Mode]:
     most = max(draft_tokens)
     some = {min(2, most), 0, min(5, most)} & set(draft_tokens) or {most}
     return [Mode(lanes, count) for count in sorted(some, key=lambda count: (count == 0, count > 2))]
-
-
-def _settled(current: Round, before: tuple[Mode, int], lanes: int, wanted: float) -> bool:
-    """Whether a round is what its mode looks like in the long run; drafts are made for `wanted` requests then."""
-    even = abs(current.items - current.in_flight / lanes) <= 1.0
-    same = before[0] == current.mode and abs(before[1] - current.items) <= 1
-    drafted = current.mode.draft_tokens == 0 or current.drafting >= max(0.75 * wanted, 1.0)
-    return same and even and drafted
-
-
-def _shortest(requests: Sequence[Request], drafter: int) -> set[int]:
-    """The requests that the drafter has least to catch up with: NARROW at most, at least one."""
-    able = [request for request in requests if request.max_draft_tokens > 0]
-    able.sort(key=lambda request: request.tail_len(request.draft_cache, drafter))
-    tokens = 0
-    chosen: set[int] = set()
-    for request in able[:NARROW]:
-        tokens += request.tail_len(request.draft_cache, drafter)
-        if chosen and tokens > MOST_TO_CATCH_UP:
-            break
-        chosen.add(request.id)
-    return chosen
