@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from coordinator.acceptance import Acceptance, emitted
+from coordinator.acceptance import Acceptance
 from coordinator.choice import Forecast, Load, Mode, forecast
 from coordinator.experience import Experience
 from coordinator.pace import Pace, Setting
@@ -30,10 +30,12 @@ BUDGET: Final = 0.01  # of the time, for trials
 ALLOWANCE: Final = 40.0  # cycles that trials may cost beyond it, once
 TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
 REST: Final = 1  # decisions between trials, beside the one at the end of a trial
+SETTLING_ROUNDS: Final = 2  # of each lane of a trial, until requests are where they belong
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
 PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
 PROMPT_ROUNDS: Final = 256.0  # that the average of prompt tokens remembers
+MOST_PREFILL: Final = 0.3  # of a round: what prompts take is known less well than the rest
 RESTED: Final = 0.999  # what is left of the evidence on acceptance after a round without drafts
 
 
@@ -68,6 +70,8 @@ class Chooser:
         self._prefilled = 0.0  # seconds that prompts took, of all lanes
         self._prompt_tokens = self._emitted_tokens = 0.0  # of a round, on average
         self._lost = 0.0  # seconds of them that trials cost
+        self._settling = 0  # rounds that belong to the cost of the last trial, though it is over
+        self._settling_rate = 1.0  # tokens a second before it
         self._forecast: Forecast | None = None
         self._reason = "fixed" if self.fixed else "measuring"
         self._changes = self._trials = 0
@@ -138,7 +142,7 @@ class Chooser:
         prefill = self._prefill(current, lanes)
         self._prefilled += prefill
         wanted = current.items * self._load.drafting
-        settled = before is not None and is_settled(current, before, lanes, wanted) and prefill < 0.5 * elapsed
+        settled = before is not None and is_settled(current, before, lanes, wanted) and prefill < MOST_PREFILL * elapsed
         if settled and current.narrow is None and not self._opening:
             plain = elapsed - (self._prefilled - current.prefilled_before)
             self.experience.add(current.mode, current.in_flight, max(plain, 0.25 * elapsed), self._tick)
@@ -148,6 +152,9 @@ class Chooser:
             self._open(current)
         elif self._trial is not None and current.mode == self._trial.mode:
             self._try(self._trial, current, elapsed / lanes, settled)
+        elif self._trial is None and self._settling > 0:
+            self._settling -= 1
+            self._lose(elapsed / lanes - current.emitted / self._settling_rate)
 
     def decide(self) -> None:
         """Weigh the modes; keep the present one, change it, or begin a trial."""
@@ -282,23 +289,26 @@ class Chooser:
 
     def _try(self, trial: Trial, current: Round, seconds: float, settled: bool) -> None:
         """One more round of a trial."""
-        drafted = current.drafting
-        gained = emitted(self.acceptance.by_place(), current.mode.draft_tokens) - 1.0
         trial.rounds += 1
-        trial.settled += settled or (trial.narrow and drafted > 0)
+        trial.settled += settled or (trial.narrow and current.drafting > 0)
         trial.seconds += seconds
-        trial.tokens += current.emitting + drafted * gained
+        trial.tokens += current.emitted
         lanes = max(1, min(trial.mode.lanes, self._load.requests))
         if trial.settled >= TRIAL_ROUNDS * lanes or trial.rounds >= LONGEST_TRIAL * lanes:
             self._end_trial(trial)
             self.decide()
 
     def _end_trial(self, trial: Trial) -> None:
-        self._lost += max(0.0, trial.seconds - trial.tokens / trial.rate)
+        self._lose(trial.seconds - trial.tokens / trial.rate)
+        self._settling, self._settling_rate = SETTLING_ROUNDS * trial.mode.lanes, trial.rate
         if trial.settled == 0:
             self.experience.skip(trial.mode, self._load.requests, self._tick)
         self._trial = None
         self._rests = REST
+
+    def _lose(self, seconds: float) -> None:
+        """Trials have cost so much more; less than nothing when one gave more than the usual mode."""
+        self._lost = max(0.0, self._lost + seconds)
 
     def _allowed(self) -> float:
         """Seconds that trials may have cost by now."""

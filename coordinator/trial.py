@@ -23,7 +23,7 @@ class Trial:
     settled: int = 0
     rounds: int = 0
     seconds: float = 0.0  # of service: rounds of lanes that run at once count once
-    tokens: float = 0.0  # expected of its rounds
+    tokens: float = 0.0  # that came of its rounds
 
 
 def shortest(requests: Sequence[Request], drafter: int) -> set[int]:
