@@ -5,9 +5,9 @@
 Five device profiles, 1 to 64 requests in flight, drafts kept with probability 0.3 to 0.9: a closed loop through the
 real lanes, admission and chooser, before ports that take time by a law of what they are fed
 (tests/unit/coordinator/timed.py), on an event loop whose clock jumps. Each is run with auto and with every fixed K in
-0, 1, 2, 3, 4, 6, 8 on one and on two lanes. Every run serves the same requests with the same luck. The first WARM
-tokens of each place in flight are the warm-up; figures are tokens a second over the next MEASURED. `whole` counts from
-the start. The coordinator's own work takes no virtual time.
+0, 1, 2, 3, 4, 6, 8 on one and on two lanes, for SHORT tokens of each place in flight. Then auto and the best of those
+serve the same requests with the same luck: LEARNING seconds of service that are not counted (but in `whole`), and
+MEASURED seconds that are. The coordinator's own work takes no virtual time.
 Writes benchmarks/results/auto.json and docs/images/auto.svg.
 """
 
@@ -28,9 +28,10 @@ from minedraft.config import CoordinatorSettings
 from tests.unit.coordinator import virtual_time
 from tests.unit.coordinator.timed import ClosedLoop, Devices
 
-WARM = 300  # tokens for each request in flight
-MEASURED = 300
-LEAST_MEASURED = 6000
+SHORT = 300  # tokens for each request in flight
+LEAST_SHORT = 3000
+LEARNING = 30.0  # seconds
+MEASURED = 20.0
 DRAFTS = (0, 1, 2, 3, 4, 6, 8)
 LANES = (1, 2)
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
@@ -75,11 +76,9 @@ PROFILES = {
 Cell = tuple[str, float, int]
 
 
-def served(cell: Cell, lanes: Sequence[int], drafts: Sequence[int]) -> dict[str, Any]:
-    """One run: tokens a second after the warm-up and from the start, and what was chosen at the end."""
+def served(cell: Cell, lanes: Sequence[int], drafts: Sequence[int], warm: int, whole: int) -> dict[str, Any]:
+    """One run: tokens a second after the first `warm` tokens and from the start, and what was chosen at the end."""
     profile, acceptance, requests = cell
-    warm = WARM * requests
-    whole = warm + max(MEASURED * requests, LEAST_MEASURED)
 
     async def main() -> dict[str, Any]:
         chooser = Chooser(lanes, drafts)
@@ -105,20 +104,23 @@ def compared(cell: Cell) -> dict[str, Any]:
     """Auto and every fixed choice of one cell."""
     profile, acceptance, requests = cell
     settings = CoordinatorSettings()
+    short = max(SHORT * requests, LEAST_SHORT)
+    modes = {f"{lanes} x K={drafts}": (lanes, drafts) for lanes in LANES for drafts in DRAFTS if lanes <= requests}
     fixed = {
-        f"{lanes} x K={drafts}": served(cell, [lanes], [drafts])
-        for lanes in LANES
-        for drafts in DRAFTS
-        if lanes <= requests
+        name: served(cell, [lanes], [drafts], short // 4, short + short // 4) for name, (lanes, drafts) in modes.items()
     }
-    auto = served(cell, settings.lane_choices, settings.draft_token_choices)
     best = max(fixed, key=lambda name: fixed[name]["tokens_per_second"])
+    rate = fixed[best]["tokens_per_second"]
+    warm, whole = int(LEARNING * rate), int((LEARNING + MEASURED) * rate)
+    lanes, drafts = modes[best]
+    same = served(cell, [lanes], [drafts], warm, whole)
+    auto = served(cell, settings.lane_choices, settings.draft_token_choices, warm, whole)
     return {
         "profile": profile,
         "acceptance": acceptance,
         "requests": requests,
-        "ratio": round(auto["tokens_per_second"] / fixed[best]["tokens_per_second"], 4),
-        "ratio_whole": round(auto["whole"] / fixed[best]["whole"], 4),
+        "ratio": round(auto["tokens_per_second"] / same["tokens_per_second"], 4),
+        "ratio_whole": round(auto["whole"] / same["whole"], 4),
         "best": best,
         "auto": auto,
         "fixed": {name: run["tokens_per_second"] for name, run in fixed.items()},
@@ -168,7 +170,7 @@ def main() -> None:
     print(json.dumps(found, indent=1))
     if not options.dry:
         laws = {name: words for name, (words, _) in PROFILES.items()}
-        fields = {"warm": WARM, "measured": MEASURED, "least_measured": LEAST_MEASURED, "profiles": laws}
+        fields = {"learning_seconds": LEARNING, "measured_seconds": MEASURED, "profiles": laws}
         seconds = round(time.perf_counter() - begin, 1)
         record("auto", {**fields, "wall_seconds": seconds, "summary": found, "cells": cells})
         Path("docs/images/auto.svg").write_text(picture(cells), encoding="utf-8")

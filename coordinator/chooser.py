@@ -7,17 +7,18 @@ it might be the best. What trials cost is counted and kept below a budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
-from coordinator.acceptance import Acceptance, emitted
+from coordinator.acceptance import Acceptance
 from coordinator.choice import Forecast, Load, Mode, forecast
 from coordinator.experience import Experience
 from coordinator.pace import Pace, Setting
 from coordinator.request import Request
+from coordinator.round import Round, is_settled
+from coordinator.trial import Trial, shortest
 from minedraft.generation import ChoiceInfo
-from minedraft.types import DraftItem, Proposal, StepTiming, VerifyItem
 
 NS: Final = 1e-9
 EVERY: Final = 8  # rounds of each lane between decisions
@@ -29,78 +30,13 @@ BUDGET: Final = 0.01  # of the time, for trials
 ALLOWANCE: Final = 40.0  # cycles that trials may cost beyond it, once
 TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
 REST: Final = 1  # decisions between trials, beside the one at the end of a trial
+SETTLING_ROUNDS: Final = 2  # of each lane of a trial, until requests are where they belong
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
 PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
-NARROW: Final = 8  # requests that are drafted for when plain decoding looks whether drafts have become better
 PROMPT_ROUNDS: Final = 256.0  # that the average of prompt tokens remembers
-MOST_TO_CATCH_UP: Final = 256  # tokens, for all of them
+MOST_PREFILL: Final = 0.3  # of a round: what prompts take is known less well than the rest
 RESTED: Final = 0.999  # what is left of the evidence on acceptance after a round without drafts
-
-
-@dataclass(slots=True)
-class Round:
-    """One round of a lane. The lane notes its steps here; `Chooser.end` reads them."""
-
-    lane: int
-    mode: Mode
-    items: int
-    in_flight: int
-    began: float
-    most: int  # tail tokens beyond which an item is a prompt
-    narrow: Collection[int] | None = None  # ids of the only requests to be drafted for; None: all
-    asked: dict[int, int] = field(default_factory=dict)  # drafts asked for, by request id
-    draft_timing: StepTiming | None = None
-    draft_work: tuple[int, int, int, int] = (0, 0, 0, 0)  # passes, drafts, proposed, prompt tokens
-    verify_timing: StepTiming | None = None
-    verify_work: tuple[int, int] = (0, 0)  # tokens, prompt tokens
-    emitting: int = 0
-    emitted: int = 0  # tokens
-    prefilled_before: float = 0.0
-
-    @property
-    def prefills(self) -> bool:
-        return self.draft_work[3] > 0 or self.verify_work[1] > 0 or self.emitting < self.items
-
-    @property
-    def drafting(self) -> int:
-        """Requests that drafts were asked for."""
-        return sum(asked > 0 for asked in self.asked.values())
-
-    def drafted(self, items: Sequence[DraftItem], proposals: Sequence[Proposal], timing: StepTiming) -> None:
-        """The draft step was answered."""
-        self.asked = {item.sequence_id: item.max_draft_tokens for item in items}
-        wanted = self.asked.values()
-        prompts = sum(len(item.tail_token_ids) for item in items if len(item.tail_token_ids) > self.most)
-        proposed = sum(len(proposal.token_ids) for proposal in proposals)
-        self.draft_work = (max(wanted, default=0), sum(wanted), proposed, prompts)
-        self.draft_timing = timing
-
-    def verified(self, items: Sequence[VerifyItem], timing: StepTiming) -> None:
-        """The verify step was answered."""
-        tokens = prompts = 0
-        for item in items:
-            tail = len(item.tail_token_ids)
-            if tail > self.most:
-                prompts += tail
-            else:  # of a tail that was drafted, the verifier has all but the last token
-                tokens += 1 + (len(item.proposal.token_ids) if item.proposal else 0)
-            self.emitting += item.emit
-        self.verify_work = (tokens, prompts)
-        self.verify_timing = timing
-
-
-@dataclass(slots=True)
-class Trial:
-    """A mode that is being looked at. Mutated by the chooser."""
-
-    mode: Mode
-    rate: float  # tokens a second that the usual mode gives
-    narrow: bool = False
-    settled: int = 0
-    rounds: int = 0
-    seconds: float = 0.0  # of service: rounds of lanes that run at once count once
-    tokens: float = 0.0  # expected of its rounds
 
 
 class Chooser:
@@ -134,6 +70,8 @@ class Chooser:
         self._prefilled = 0.0  # seconds that prompts took, of all lanes
         self._prompt_tokens = self._emitted_tokens = 0.0  # of a round, on average
         self._lost = 0.0  # seconds of them that trials cost
+        self._settling = 0  # rounds that belong to the cost of the last trial, though it is over
+        self._settling_rate = 1.0  # tokens a second before it
         self._forecast: Forecast | None = None
         self._reason = "fixed" if self.fixed else "measuring"
         self._changes = self._trials = 0
@@ -158,7 +96,7 @@ class Chooser:
         mode = self.mode if drafter else replace(self.mode, draft_tokens=0)
         narrow = None
         if self._trial and self._trial.narrow:
-            narrow = _shortest(requests, drafter)
+            narrow = shortest(requests, drafter)
         current = Round(lane, mode, len(requests), in_flight, now, self.most_draft_tokens + 1, narrow)
         current.prefilled_before = self._prefilled
         return current
@@ -204,7 +142,7 @@ class Chooser:
         prefill = self._prefill(current, lanes)
         self._prefilled += prefill
         wanted = current.items * self._load.drafting
-        settled = before is not None and _settled(current, before, lanes, wanted) and prefill < 0.5 * elapsed
+        settled = before is not None and is_settled(current, before, lanes, wanted) and prefill < MOST_PREFILL * elapsed
         if settled and current.narrow is None and not self._opening:
             plain = elapsed - (self._prefilled - current.prefilled_before)
             self.experience.add(current.mode, current.in_flight, max(plain, 0.25 * elapsed), self._tick)
@@ -214,6 +152,9 @@ class Chooser:
             self._open(current)
         elif self._trial is not None and current.mode == self._trial.mode:
             self._try(self._trial, current, elapsed / lanes, settled)
+        elif self._trial is None and self._settling > 0:
+            self._settling -= 1
+            self._lose(elapsed / lanes - current.emitted / self._settling_rate)
 
     def decide(self) -> None:
         """Weigh the modes; keep the present one, change it, or begin a trial."""
@@ -348,23 +289,26 @@ class Chooser:
 
     def _try(self, trial: Trial, current: Round, seconds: float, settled: bool) -> None:
         """One more round of a trial."""
-        drafted = current.drafting
-        gained = emitted(self.acceptance.by_place(), current.mode.draft_tokens) - 1.0
         trial.rounds += 1
-        trial.settled += settled or (trial.narrow and drafted > 0)
+        trial.settled += settled or (trial.narrow and current.drafting > 0)
         trial.seconds += seconds
-        trial.tokens += current.emitting + drafted * gained
+        trial.tokens += current.emitted
         lanes = max(1, min(trial.mode.lanes, self._load.requests))
         if trial.settled >= TRIAL_ROUNDS * lanes or trial.rounds >= LONGEST_TRIAL * lanes:
             self._end_trial(trial)
             self.decide()
 
     def _end_trial(self, trial: Trial) -> None:
-        self._lost += max(0.0, trial.seconds - trial.tokens / trial.rate)
+        self._lose(trial.seconds - trial.tokens / trial.rate)
+        self._settling, self._settling_rate = SETTLING_ROUNDS * trial.mode.lanes, trial.rate
         if trial.settled == 0:
             self.experience.skip(trial.mode, self._load.requests, self._tick)
         self._trial = None
         self._rests = REST
+
+    def _lose(self, seconds: float) -> None:
+        """Trials have cost so much more; less than nothing when one gave more than the usual mode."""
+        self._lost = max(0.0, self._lost + seconds)
 
     def _allowed(self) -> float:
         """Seconds that trials may have cost by now."""
@@ -419,25 +363,3 @@ def _opening(lanes: int, draft_tokens: Sequence[int]) -> list[Mode]:
     most = max(draft_tokens)
     some = {min(2, most), 0, min(5, most)} & set(draft_tokens) or {most}
     return [Mode(lanes, count) for count in sorted(some, key=lambda count: (count == 0, count > 2))]
-
-
-def _settled(current: Round, before: tuple[Mode, int], lanes: int, wanted: float) -> bool:
-    """Whether a round is what its mode looks like in the long run; drafts are made for `wanted` requests then."""
-    even = abs(current.items - current.in_flight / lanes) <= 1.0
-    same = before[0] == current.mode and abs(before[1] - current.items) <= 1
-    drafted = current.mode.draft_tokens == 0 or current.drafting >= max(0.75 * wanted, 1.0)
-    return same and even and drafted
-
-
-def _shortest(requests: Sequence[Request], drafter: int) -> set[int]:
-    """The requests that the drafter has least to catch up with: NARROW at most, at least one."""
-    able = [request for request in requests if request.max_draft_tokens > 0]
-    able.sort(key=lambda request: request.tail_len(request.draft_cache, drafter))
-    tokens = 0
-    chosen: set[int] = set()
-    for request in able[:NARROW]:
-        tokens += request.tail_len(request.draft_cache, drafter)
-        if chosen and tokens > MOST_TO_CATCH_UP:
-            break
-        chosen.add(request.id)
-    return chosen

@@ -14,6 +14,7 @@ FADES: Final = 2048.0  # ticks after which what was seen counts half
 TRUST: Final = 2.0  # rounds after which what a mode did counts as much as what those with as many lanes did
 WIDEST: Final = 2.0  # how far from its forecast a mode is believed to be: half or twice
 HOPE: Final = 0.3  # how much better than its forecast a mode may turn out that was never seen
+OUTLIER: Final = 1.5  # times the average: as far as one round counts
 ENOUGH: Final = 12.0  # rounds after which nothing better is hoped for
 
 
@@ -29,6 +30,8 @@ class Seen:
     def add(self, seconds: float, requests: int, tick: int) -> None:
         rounds = min(self.weight(tick) + 1.0, WINDOW)
         first = self.seconds == 0.0
+        if not first:
+            seconds = max(self.seconds / OUTLIER, min(self.seconds * OUTLIER, seconds))
         self.seconds += (seconds - self.seconds) / (1.0 if first else rounds)
         self.requests += (requests - self.requests) / (1.0 if first else rounds)
         self.rounds, self.tick = rounds, tick
@@ -63,9 +66,18 @@ class Experience:
         return found.weight(tick) if found else 0.0
 
     def slack(self, mode: Mode, requests: int, tick: int) -> float:
-        """By how much a mode may do better than is thought."""
+        """By how much a mode may do better than is thought: less, the more was seen of it and of its kin, those with as
+        many lanes."""
         rounds = self.seen(mode, requests, tick)
-        return HOPE / (1.0 + rounds) if rounds < ENOUGH else 0.0
+        if rounds >= ENOUGH:
+            return 0.0
+        bucket = self.bucket(requests)
+        kin = sum(
+            seen.weight(tick)
+            for (other, load), seen in self._modes.items()
+            if load == bucket and other.lanes == mode.lanes and other != mode
+        )
+        return HOPE / (1.0 + rounds) / (1.0 + kin / ENOUGH)
 
     def ratios(
         self, modes: Collection[Mode], requests: int, tick: int, cycle: Callable[[Mode, int], float]

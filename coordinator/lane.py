@@ -17,9 +17,10 @@ from typing import Final
 import structlog
 
 from coordinator.admission import Admission
-from coordinator.chooser import Chooser, Round
+from coordinator.chooser import Chooser
 from coordinator.ports import DraftPort, VerifyPort
 from coordinator.request import CacheView, Request
+from coordinator.round import Round
 from coordinator.shares import complete, shares
 from coordinator.site import Members, Site
 from coordinator.timeline import Timeline

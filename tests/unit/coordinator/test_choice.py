@@ -86,7 +86,8 @@ def test_what_was_seen_corrects_the_forecast_and_fades() -> None:
         seen.add(mode, 8, 90 * MS, tick)
     assert ratios(42)[mode] < 2.0
     assert seen.slack(mode, 8, 40) == 0.0
-    assert seen.slack(other, 8, 40) > 0.2
+    assert seen.slack(single, 8, 40) > 0.2
+    assert 0.0 < seen.slack(other, 8, 40) < 0.5 * seen.slack(single, 8, 40)  # its kin was seen
     assert seen.slack(mode, 8, 40_000) > 0.2
 
 
