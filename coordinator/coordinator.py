@@ -8,6 +8,7 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,12 +22,16 @@ from coordinator.request import Request, Sink, Tally
 from coordinator.site import Members, Site
 from coordinator.sites import Sites
 from coordinator.text import TargetText, TextStream
+from coordinator.timeline import Timeline
 from coordinator.validation import Rules
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import DeadlineExceeded, InternalError, InvalidRequest, MinedraftError, PeerUnavailable
 from minedraft.generation import ChoiceInfo, FinishReason, GenerateRequest, LaneInfo, Limits, ServerInfo
 from minedraft.telemetry.activity import ActivityLog
 from minedraft.types import AcceptanceRule, ModelInfo, SequenceParams, TokenizerFiles, Verdict, VerifyItem
+
+if TYPE_CHECKING:
+    from minedraft.telemetry.tracing import Tracer
 
 
 class Coordinator:
@@ -38,8 +43,10 @@ class Coordinator:
         fleet: Fleet,
         target: ModelInfo,
         tokenizer: TokenizerFiles,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
+        self._tracer = tracer
         self._fleet = fleet
         self._target = target
         self._text = TargetText(tokenizer)
@@ -47,6 +54,7 @@ class Coordinator:
         self._admission = Admission(queue_size=settings.queue_size)
         self._sites = Sites(fleet, self._admission, self._rounds, max(settings.lane_choices), settings.capacity)
         self._activity = ActivityLog()
+        self.timeline = Timeline(settings.timeline_steps)
         self._tally = Tally()
         self._ids = itertools.count(1)
         self._finished = 0
@@ -82,6 +90,7 @@ class Coordinator:
         DeadlineExceeded inside when time is up.
         """
         request = await self._admit(asked)
+        trace = request.trace
         limit = self._settings.request_timeout_seconds
         limit = limit if seconds is None else min(seconds, limit)
         late = asyncio.get_running_loop().call_later(
@@ -92,9 +101,13 @@ class Coordinator:
         finally:
             late.cancel()
             self._abort(request, None)
+            if trace is not None:
+                ended = request.sink.ending
+                trace.over(ended, request.prompt_len, request.new_tokens, failed=request.sink.failed)
             self._log.info(
                 "request over",
                 request_id=request.request_id,
+                **({"trace_id": trace.trace_id} if trace is not None else {}),
                 prompt_tokens=request.prompt_len,
                 completion_tokens=request.new_tokens,
                 acceptance_length=round(request.tally.stats().acceptance_length, 3),
@@ -161,6 +174,8 @@ class Coordinator:
             sink=Sink(request_id),
         )
         self._admission.submit(request)
+        if self._tracer is not None:
+            request.trace = self._tracer.request(dict(asked.trace_headers), request_id)
         self._idle.clear()
         return request
 
@@ -170,6 +185,7 @@ class Coordinator:
             admission=self._admission,
             site=site,
             activity=self._activity.beside(),
+            timeline=self.timeline,
             chooser=Chooser(self._settings.lane_choices, self._settings.draft_token_choices, self._tell_choice),
             prefill_chunk=self._settings.prefill_chunk,
             commit=self._commit,

@@ -22,6 +22,7 @@ from coordinator.ports import DraftPort, VerifyPort
 from coordinator.request import CacheView, Request
 from coordinator.shares import complete, shares
 from coordinator.site import Members, Site
+from coordinator.timeline import Timeline
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
 from minedraft.telemetry.activity import Role, VerifierActivity
 from minedraft.types import DraftItem, ItemStatus, Proposal, Verdict, VerifyItem
@@ -38,6 +39,7 @@ class Rounds:
     admission: Admission
     site: Site
     activity: VerifierActivity
+    timeline: Timeline
     chooser: Chooser  # of K and of the number of lanes
     prefill_chunk: int  # prompt tokens in a step at most
     commit: Callable[[Request, VerifyItem, Verdict], None]
@@ -58,6 +60,8 @@ class Rounds:
         loop = asyncio.get_running_loop()
         for request in requests:
             request.meet(self.verifier, members.drafter)
+            if request.trace is not None:
+                request.trace.begin_round(members.lane)
         drafters = [lane.drafter for lane in self.site.lanes]
         newest = max((drafter.generation for drafter in drafters if drafter and drafter.ready), default=0)
         current = self.chooser.begin(members.lane, requests, self.site.running, newest, loop.time())
@@ -100,6 +104,7 @@ async def _draft(
     except PeerUnavailable:
         return {}
     rounds.activity.record(Role.DRAFTER, reply.timing)
+    rounds.timeline.drafted(current.lane, drafter.address, reply)
     current.drafted([item for _, item in asked], reply.proposals, reply.timing)
     proposals = {}
     for (request, item), proposal in zip(asked, reply.proposals, strict=True):
@@ -145,15 +150,20 @@ async def _verify(current: Round, requests: Sequence[Request], proposals: dict[i
     ]
     if not asked:
         return
-    reply = await verifier.verify(current.lane, generation, [item for _, item in asked])
+    items = [item for _, item in asked]
+    reply = await verifier.verify(current.lane, generation, items)
     rounds.activity.record(Role.VERIFIER, reply.timing)
-    current.verified([item for _, item in asked], reply.timing)
+    rounds.timeline.verified(current.lane, verifier.address, items, reply)
+    current.verified(items, reply.timing)
     crowded = []
     for (request, item), verdict in zip(asked, reply.verdicts, strict=True):
         if not request.dead:
             _confirm(request.verify_cache, generation, item, verdict)
             if verdict.status is ItemStatus.OK and item.emit:
                 rounds.chooser.judged(current, request, verdict.accepted_len)
+            if request.trace is not None:
+                drafts = len(item.proposal.token_ids) if item.proposal else 0
+                request.trace.end_round(drafts, verdict.accepted_len, emitted=item.emit)
             _settle(request, item, verdict, rounds)
             if verdict.status is ItemStatus.NO_SPACE:
                 crowded.append(request)

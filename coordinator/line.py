@@ -36,6 +36,10 @@ class DraftLine:
         self.payloads_replaced = 0
 
     @property
+    def address(self) -> str:
+        return self.drafter.address
+
+    @property
     def generation(self) -> int:
         return self.drafter.generation
 

@@ -17,6 +17,10 @@ class Port(Protocol):
     """One connection to a model service, reopened for ever."""
 
     @property
+    def address(self) -> str:
+        """HOST:PORT of the service."""
+
+    @property
     def generation(self) -> int:
         """Numbers connections, each of the server's with another number; 0 before the first.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from coordinator.acceptance import OwnAcceptance
 from coordinator.ports import DraftPort, Port, VerifyPort
@@ -12,6 +12,9 @@ from coordinator.text import TextStream
 from minedraft.errors import MinedraftError
 from minedraft.generation import FinishReason, Output, SpeculationStats, Usage
 from minedraft.types import DraftItem, Proposal, SequenceParams, TokenLogprobs, VerifyItem
+
+if TYPE_CHECKING:
+    from minedraft.telemetry.tracing import RequestTrace
 
 WAKE_SECONDS: Final = 0.001
 
@@ -100,6 +103,10 @@ class Sink:
             else (type(self._end).__name__)
         )
 
+    @property
+    def failed(self) -> bool:
+        return isinstance(self._end, MinedraftError)
+
     async def take(self) -> tuple[Output | None, bool]:
         """(all that waits merged into one piece, whether it was the last). Raises the error that ended the request."""
         await self._changed.wait()
@@ -133,6 +140,7 @@ class Request:
     dead: bool = False  # finished, cancelled or failed: in no further step
     verifier: VerifyPort | None = None  # who it met last, and may hold a cache of it
     drafter: DraftPort | None = None
+    trace: RequestTrace | None = None  # None unless it is sampled
 
     @property
     def prompt_len(self) -> int:
@@ -168,14 +176,14 @@ class Request:
         base, tail = self._tail(self.draft_cache, generation, share)
         complete = base + len(tail) == len(self.committed_ids)
         drafts = min(most_drafts, self.max_draft_tokens, self.room - 1) if complete else 0
-        return DraftItem(self.id, base, tail, self.params if base == 0 else None, max(drafts, 0))
+        return DraftItem(self.id, base, tail, self.params if base == 0 else None, max(drafts, 0), self._traceparent)
 
     def verify_item(self, generation: int, share: int, proposal: Proposal | None) -> VerifyItem:
         """At most `share` tail tokens; the proposal goes with them if they reach the end of the committed tokens."""
         base, tail = self._tail(self.verify_cache, generation, share)
         emit = base + len(tail) == len(self.committed_ids)
         drafts = proposal if emit and proposal is not None and proposal.token_ids else None
-        return VerifyItem(self.id, base, tail, self.params if base == 0 else None, drafts, emit)
+        return VerifyItem(self.id, base, tail, self.params if base == 0 else None, drafts, emit, self._traceparent)
 
     def tail_len(self, cache: CacheView, generation: int) -> int:
         """Committed tokens that the service must still be sent, at least one."""
@@ -187,6 +195,10 @@ class Request:
         """Tell the client the last piece."""
         usage = Usage(self.prompt_len, self.new_tokens)
         self.sink.end(Output(self.request_id, text, token_ids, logs, reason, usage, self.tally.stats()))
+
+    @property
+    def _traceparent(self) -> str:
+        return self.trace.traceparent if self.trace is not None else ""
 
     def _tail(self, cache: CacheView, generation: int, share: int) -> tuple[int, tuple[int, ...]]:
         base = min(cache.length_in(generation), len(self.committed_ids) - 1)  # a tail has at least one token

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import structlog
@@ -20,13 +22,14 @@ from coordinator.memory import keep_small, trimmer
 from coordinator.request import Sink
 from minedraft.config import CoordinatorSettings
 from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
-from minedraft.generation import Output
-from minedraft.rpc.convert_public import read_request, write_output, write_server
+from minedraft.generation import Output, TimelinePage
+from minedraft.rpc.convert_public import read_request, write_output, write_server, write_timeline
 from minedraft.rpc.credentials import ClientTls
 from minedraft.rpc.gate import CALLER, TokenGate
 from minedraft.rpc.server import Context, Server
 from minedraft.rpc.status import code_of
 from minedraft.rpc.tokens import Tokens
+from minedraft.telemetry.opening import tracer_of
 from minedraft.v1 import generation_pb2 as pb
 from minedraft.v1 import generation_pb2_grpc as pb_grpc
 
@@ -34,7 +37,10 @@ if TYPE_CHECKING:  # loaded only where metrics are asked for
     from prometheus_client.registry import Collector
 
     from coordinator.metrics import Waits
+    from minedraft.telemetry.tracing import Tracer
 
+TRACE_HEADERS: Final = ("traceparent", "tracestate")
+MOST_STEPS: Final = 4096  # in one answer of GetTimeline
 FULL_NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
 
@@ -82,6 +88,13 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             )
         return write_server(self.coordinator.info())
 
+    async def GetTimeline(  # noqa: N802
+        self, request: pb.GetTimelineRequest, context: Context
+    ) -> pb.GetTimelineResponse:
+        limit = min(request.limit or MOST_STEPS, MOST_STEPS)
+        page = self.coordinator.timeline.page(request.after, limit) if self.coordinator else TimelinePage((), 0)
+        return write_timeline(page)
+
     @contextmanager
     def _waiting(self, context: Context) -> Iterator[Callable[[int], None]]:
         """Takes how many tokens go to the client, whenever some do."""
@@ -104,7 +117,8 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         if name:
             structlog.contextvars.bind_contextvars(client=name)
         with self._clients.request(name or client_at(context.peer())):
-            async with self.coordinator.running(read_request(request), context.time_remaining()) as sink:
+            asked = replace(read_request(request), trace_headers=_trace_headers(context))
+            async with self.coordinator.running(asked, context.time_remaining()) as sink:
                 yield sink
 
 
@@ -117,12 +131,14 @@ class CoordinatorService:
         self._servicer = GenerationServicer(settings.verifier, Clients.of(settings))
         self._server: Server | None = None
         self._fleet = Fleet(settings, lookup)
+        self._tracer: Tracer | None = None
         self._opening: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Serve; return the address. Raises SetupError when the port is taken or a file of secrets cannot be used."""
         ClientTls.of(self._settings).check()
+        self._tracer = tracer_of(self._settings, "coordinator", uuid.uuid4().hex)
         path = self._settings.token_file
         guards = [TokenGate(Tokens(Path(path)))] if path else []
         self._server = server = Server(self._settings, [FULL_NAME], guards)
@@ -157,6 +173,8 @@ class CoordinatorService:
         if self._servicer.coordinator is not None:
             await self._servicer.coordinator.stop()
         await self._fleet.stop()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
     async def _open(self, server: Server) -> None:
         """Once a verifier is there, its model and tokenizer decide what is served."""
@@ -165,7 +183,7 @@ class CoordinatorService:
         if target is None or tokenizer is None:
             raise InternalError("a ready verifier has a model")
         try:
-            coordinator = Coordinator(self._settings, self._fleet, target, tokenizer)
+            coordinator = Coordinator(self._settings, self._fleet, target, tokenizer, self._tracer)
         except Exception:  # the tokenizers package raises bare Exception
             structlog.get_logger().exception("the verifier's tokenizer cannot be used", model=target.model_id)
             raise
@@ -173,6 +191,12 @@ class CoordinatorService:
         self._servicer.coordinator = coordinator
         await server.serving()
         structlog.get_logger().info("serving a target", model=target.model_id, lanes=self._settings.lanes)
+
+
+def _trace_headers(context: Context) -> tuple[tuple[str, str], ...]:
+    """The caller's W3C trace context, if any."""
+    metadata = context.invocation_metadata() or ()
+    return tuple((key, value) for key, value in metadata if key in TRACE_HEADERS and isinstance(value, str))
 
 
 @asynccontextmanager

@@ -10,12 +10,14 @@ from minedraft import process
 from minedraft.channel_service import open_desk
 from minedraft.config import DrafterSettings
 from minedraft.model_service import ModelService
+from minedraft.telemetry.activity import Role
 
 
 def build(settings: DrafterSettings) -> process.Service:
     return ModelService(
         settings,
         FULL_NAME,
+        Role.DRAFTER,
         make_worker=lambda: make_proposer(settings),
         make_servicer=lambda stepper, proposer: DrafterServicer(
             stepper, open_desk(settings, proposer.payload_device), proposer.payload_bytes_per_draft

@@ -8,9 +8,15 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from minedraft.channel.desk import ChannelDesk, NoChannels
-from minedraft.config import EngineSettings
+from minedraft.config import MIB, EngineSettings
 from minedraft.errors import ChannelError
-from minedraft.rpc.convert_channel import read_channel_request, read_chunk, write_channel_answer, write_chunk
+from minedraft.rpc.convert_channel import (
+    carries_chunks,
+    read_channel_request,
+    read_chunk,
+    write_channel_answer,
+    write_chunk,
+)
 from minedraft.types import ChannelAnswer, PayloadChunk
 from minedraft.v1 import common_pb2 as common
 
@@ -25,12 +31,15 @@ class ChannelService(Generic[Response]):
     def __init__(self, response: Callable[..., Response], desk: ChannelDesk) -> None:
         self.desk = desk
         self._response = response
+        self._sends_chunks = carries_chunks(response)
 
     async def answer(self, lease: str, message: common.ChannelRequest, post: Callable[[Response], None]) -> Response:
         """See `minedraft.rpc.stream.Duties.channel`."""
         request = read_channel_request(message)
 
         def send(chunk: PayloadChunk) -> None:
+            if not self._sends_chunks:
+                raise ChannelError("this service sends no payloads over its stream")
             post(self._response(chunk=write_chunk(chunk)))
 
         answer: ChannelAnswer | ChannelError
@@ -57,4 +66,4 @@ def open_desk(settings: EngineSettings, device: str) -> ChannelDesk:
     host = settings.channel_host or settings.listen.rpartition(":")[0]
     if host in ANY_ADDRESS:
         host = socket.gethostname()
-    return Ends(Place(settings.shm_dir, host, torch.device(device)))
+    return Ends(Place(settings.shm_dir, host, torch.device(device), settings.max_channel_mib * MIB))

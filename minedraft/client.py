@@ -27,7 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from minedraft.config import MIB
 from minedraft.errors import DeadlineExceeded, InvalidRequest, MinedraftError, PeerUnavailable, SetupError
-from minedraft.generation import GenerateRequest, Output, PeerInfo, ServerInfo
+from minedraft.generation import GenerateRequest, Output, PeerInfo, ServerInfo, TimelinePage
 from minedraft.rpc import convert_public as convert
 from minedraft.rpc.credentials import ClientTls, may_carry_token
 from minedraft.rpc.status import error_of
@@ -38,6 +38,8 @@ from minedraft.v1 import generation_pb2_grpc as pb_grpc
 HEALTH_REQUEST: Final = health_pb2.HealthCheckRequest(service="minedraft.v1.GenerationService")
 MAX_MESSAGE: Final = 64 * MIB
 POLL_SECONDS: Final = 0.05
+REASON_SECONDS: Final = 1.0
+NO_TLS: Final = "no TLS connection to"
 # gRPC's own pause between attempts to connect grows to two minutes; a restarted server should be found at once.
 # A server that vanished without closing its connection is noticed after about 15 s.
 OPTIONS: Final = (
@@ -92,7 +94,9 @@ class AsyncClient:
         `timeout` is in seconds for the whole generation. Closing the iterator, or cancelling the task that reads it,
         cancels the request at the server.
         """
-        call = self._service.Generate(_written(request), timeout=timeout, metadata=self._metadata)
+        call = self._service.Generate(
+            _written(request), timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
+        )
         try:
             async for message in call:
                 yield convert.read_output(message)
@@ -105,7 +109,9 @@ class AsyncClient:
         """The whole output in one piece."""
         message = pb.CompleteRequest(generate=_written(request))
         try:
-            response = await self._service.Complete(message, timeout=timeout, metadata=self._metadata)
+            response = await self._service.Complete(
+                message, timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
+            )
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_output(response.output)
@@ -119,6 +125,16 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_server(response)
+
+    async def timeline(self, after: int = 0, *, limit: int = 0, timeout: float | None = None) -> TimelinePage:
+        """Steps of drafters and verifiers with numbers above `after`, the oldest first; `limit` 0: as many as go."""
+        try:
+            response = await self._service.GetTimeline(
+                pb.GetTimelineRequest(after=after, limit=limit), timeout=timeout, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        return convert.read_timeline(response)
 
     async def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
         """Return once the server is healthy and its verifier is connected. Raises PeerUnavailable after `timeout` s.
@@ -138,7 +154,13 @@ class AsyncClient:
         """What is still awaited, or the server's information when nothing is."""
         timeout = max(timeout, POLL_SECONDS)
         try:
-            health = await self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            try:
+                health = await self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise
+                # It may not even be connected, which only a call that does not wait for that is told, with the reason.
+                health = await self._health.Check(HEALTH_REQUEST, timeout=REASON_SECONDS)
             if health.status != health_pb2.HealthCheckResponse.SERVING:
                 return "its health is NOT_SERVING", None
             info = await self.server_info(timeout=timeout)
@@ -183,7 +205,9 @@ class Client:
 
     def generate(self, request: GenerateRequest, *, timeout: float | None = None) -> Iterator[Output]:
         """See `AsyncClient.generate`. Leaving the loop early cancels the request at the server."""
-        call = self._service.Generate(_written(request), timeout=timeout, metadata=self._metadata)
+        call = self._service.Generate(
+            _written(request), timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
+        )
         try:
             for message in call:
                 yield convert.read_output(message)
@@ -196,7 +220,9 @@ class Client:
         """See `AsyncClient.complete`."""
         message = pb.CompleteRequest(generate=_written(request))
         try:
-            response = self._service.Complete(message, timeout=timeout, metadata=self._metadata)
+            response = self._service.Complete(
+                message, timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
+            )
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_output(response.output)
@@ -208,6 +234,15 @@ class Client:
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
         return convert.read_server(response)
+
+    def timeline(self, after: int = 0, *, limit: int = 0, timeout: float | None = None) -> TimelinePage:
+        """See `AsyncClient.timeline`."""
+        request = pb.GetTimelineRequest(after=after, limit=limit)
+        try:
+            response = self._service.GetTimeline(request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+        return convert.read_timeline(response)
 
     def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
         """See `AsyncClient.wait_ready`."""
@@ -223,7 +258,12 @@ class Client:
     def _missing(self, timeout: float, drafter: bool) -> tuple[str, ServerInfo | None]:
         timeout = max(timeout, POLL_SECONDS)
         try:
-            health = self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            try:
+                health = self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise
+                health = self._health.Check(HEALTH_REQUEST, timeout=REASON_SECONDS)  # see AsyncClient
             if health.status != health_pb2.HealthCheckResponse.SERVING:
                 return "its health is NOT_SERVING", None
             info = self.server_info(timeout=timeout)
@@ -279,7 +319,7 @@ def _translated(address: str, error: grpc.RpcError) -> MinedraftError:
     meant = error_of(error)
     if isinstance(meant, PeerUnavailable) and HANDSHAKE in str(meant).lower():
         reason = str(meant)[str(meant).lower().index(HANDSHAKE) + len(HANDSHAKE) :].strip(": ")
-        return PeerUnavailable(f"no TLS connection to {address}: {reason[:LONGEST_REASON]}")
+        return PeerUnavailable(f"{NO_TLS} {address}: {reason[:LONGEST_REASON]}")
     if isinstance(meant, PeerUnavailable) and any(words in str(meant).lower() for words in NO_CONNECTION):
         return PeerUnavailable(f"no server can be reached at {address}")
     return meant

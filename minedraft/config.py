@@ -102,6 +102,12 @@ class ServiceSettings(ProcessSettings):
     max_connection_age_seconds: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         0.0, description="after this long clients are asked to connect anew, while running calls go on; 0: never"
     )
+    otlp: str = Field(
+        "", description="OpenTelemetry collector for traces, http://HOST:PORT (OTLP over gRPC) or https://; empty: none"
+    )
+    trace_sample: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.05, description="share of the requests that are traced, of those whose callers do not say"
+    )
 
 
 class DialSettings(BaseSettings):
@@ -144,6 +150,11 @@ class EngineSettings(ServiceSettings):
         description="share of a GPU's whole memory that this service's weights and KV cache may take; of a GPU that "
         "several services share, give each its part",
     )
+    prefix_caching: bool = Field(
+        True,
+        description="share KV blocks between sequences that begin alike; who may send requests can learn from their "
+        "time what others sent before",
+    )
     cuda_graphs: bool = Field(
         False, description="replay a draft model's one-token passes as CUDA graphs; needs flash_attn"
     )
@@ -152,6 +163,9 @@ class EngineSettings(ServiceSettings):
     shm_dir: Path = Field(Path("/dev/shm"), description="folder for shared memory, the same for drafter and verifier")  # noqa: S108
     channel_host: str = Field(
         "", description="address that the other model service reaches this one by for tensors; empty: that of --listen"
+    )
+    max_channel_mib: Annotated[int, Field(ge=1)] = Field(
+        4096, description="memory of one tensor channel at most, MiB; a coordinator that asks for more gets none"
     )
     simulate: str = Field(
         "", description="timed sleeps for forward passes, e.g. drafter=5ms,verifier=25ms,accept=0.8[,vocab=256]"
@@ -196,6 +210,9 @@ class CoordinatorSettings(DialSettings, ServiceSettings):
     drafter: str = Field("127.0.0.1:50051", description="drafters, written like the verifiers, or `none`")
     discovery_seconds: Annotated[float, Field(gt=0)] = Field(
         5.0, description="pause before names are resolved again; after a lost connection that is done at once"
+    )
+    timeline_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        4096, description="newest steps of drafters and verifiers to remember for `minedraft trace`; 0: none"
     )
     model_name: str = Field("", description="name that clients may ask for; empty: the target's own")
     lanes: AutoLanes = Field(
@@ -270,6 +287,10 @@ class HttpSettings(DialSettings, ProcessSettings):
     listen: str = Field("127.0.0.1:8000", description="address to serve on, HOST:PORT; port 0 takes a free one")
     coordinator: str = Field("127.0.0.1:50050", description="address of the coordinator, HOST:PORT")
     token_file: str = Field("", description="file whose first token is sent to the coordinator")
+    tls_cert: str = Field(
+        "", description="PEM file of the door's own certificate chain, read again when it changes: HTTPS; empty: HTTP"
+    )
+    tls_key: str = Field("", description="PEM file of that certificate's private key")
     model_name: str = Field("", description="name that clients may ask for beside the target's own")
     tokenizer: str = Field(
         "", description="folder with the target's tokenizer.json; without it logprobs name tokens by their ids"
@@ -293,6 +314,7 @@ class HealthSettings(DialSettings):
         "is called on loopback"
     )  # fmt: skip
     http: bool = Field(False, description="ask the HTTP door, by GET /health, instead of a gRPC service")
+    tls_cert: str = Field("", description="with --http: the certificate that the door shows, PEM; empty: it has none")
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="longest wait for the answer")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from minedraft.types import ModelInfo, SamplingParams, ServiceState, TokenLogprobs
+from minedraft.types import ModelInfo, SamplingParams, ServiceState, StepTiming, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class GenerateRequest:
     model: str = ""  # "" takes whatever is served
     request_id: str = ""  # "" lets the server make one up
     max_draft_tokens: int | None = None  # caps K for this request; 0 switches speculation off
+    trace_headers: tuple[tuple[str, str], ...] = ()  # W3C trace context, names in lower case: sent as metadata
 
 
 class FinishReason(IntEnum):
@@ -224,3 +225,43 @@ class ServerInfo:
 def _first(peers: tuple[PeerInfo, ...]) -> PeerInfo:
     nobody = PeerInfo(address="", connected=False, model=None, refusal="", state=None, connections=0)
     return next((peer for peer in peers if peer.connected), peers[0] if peers else nobody)
+
+
+class StepKind(IntEnum):
+    """Which service a step ran on."""
+
+    DRAFT = 1
+    VERIFY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineStep:
+    """One answered step of a drafter or a verifier."""
+
+    number: int  # counts the steps of all lanes since the start, from 1
+    kind: StepKind
+    lane: int
+    service: str  # its address
+    step_id: int
+    items: int
+    timing: StepTiming  # on the service's clock
+    draft_tokens: int  # drafts proposed or checked
+    accepted_tokens: int  # drafts kept
+    received_unix_ns: int  # when the reply came, on the coordinator's clock
+
+    @property
+    def started_ns(self) -> int:
+        """When the engine took it up, Unix nanoseconds."""
+        return self.timing.started_unix_ns
+
+    @property
+    def ended_ns(self) -> int:
+        return self.timing.started_unix_ns + self.timing.host_ns + self.timing.forward_ns
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePage:
+    """Steps in the order in which their replies came. A gap in their numbers: steps were forgotten meanwhile."""
+
+    steps: tuple[TimelineStep, ...]
+    newest: int  # number of the newest step that is known; 0 before the first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import grpc
@@ -15,16 +16,21 @@ from minedraft.engine.stepper import Stepper, Worker
 from minedraft.engine.thread import EngineThread
 from minedraft.errors import PeerUnavailable
 from minedraft.rpc.server import Server
+from minedraft.telemetry.activity import Role
+from minedraft.telemetry.opening import tracer_of
 from minedraft.types import ModelInfo
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
+
+    from minedraft.telemetry.tracing import Tracer
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 W = TypeVar("W", bound=Worker[Any, Any])
 
 CLOSE_SECONDS: Final = 10.0
+STEP_NAMES: Final = {Role.DRAFTER: "draft", Role.VERIFIER: "verify"}  # of spans
 
 
 class ModelServicer(Protocol):
@@ -43,12 +49,14 @@ class ModelService(Generic[Item, Result, W]):
         self,
         settings: EngineSettings,
         full_name: str,
+        role: Role,
         make_worker: Callable[[], W],
         make_servicer: Callable[[Stepper[Item, Result], W], ModelServicer],
         close_worker: Callable[[W], None] | None = None,
     ) -> None:
         self._settings = settings
         self._full_name = full_name
+        self._role = role
         self._make_worker = make_worker
         self._make_servicer = make_servicer
         self._close_worker = close_worker
@@ -57,6 +65,7 @@ class ModelService(Generic[Item, Result, W]):
         self._servicer: ModelServicer | None = None
         self._worker: W | None = None
         self._stepper: Stepper[Item, Result] | None = None
+        self._tracer: Tracer | None = None
 
     async def start(self) -> str:
         """Serve; return the address. Raises SetupError when the port is taken or the model cannot be loaded."""
@@ -64,6 +73,9 @@ class ModelService(Generic[Item, Result, W]):
         self._thread.start()
         self._worker = worker = await self._thread.submit(self._make_worker)
         self._stepper = stepper = Stepper(self._thread, worker)
+        self._tracer = tracer_of(self._settings, self._role.value, stepper.newest_state.instance_id)
+        if self._tracer is not None:
+            stepper.on_step = partial(self._tracer.steps, STEP_NAMES[self._role])
         structlog.get_logger().info("model ready", **_summary(stepper.info))
         self._servicer = self._make_servicer(stepper, worker)
         server.add(self._servicer.register)
@@ -89,6 +101,8 @@ class ModelService(Generic[Item, Result, W]):
             with suppress(TimeoutError, PeerUnavailable):
                 await asyncio.wait_for(self._thread.submit(lambda: close(worker)), CLOSE_SECONDS)
         self._thread.stop()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
 
 def _summary(info: ModelInfo) -> dict[str, object]:

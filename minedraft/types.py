@@ -32,7 +32,7 @@ class AcceptanceRule(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a request's tokens are drawn. `coordinator.validation` checks the ranges where requests enter."""
+    """How a request's tokens are drawn. `minedraft.ranges` says what each may be."""
 
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0  # (0, 1]
@@ -242,6 +242,7 @@ class DraftItem:
     tail_token_ids: tuple[int, ...]  # committed tokens from base_len on, at least one
     params: SequenceParams | None  # must be given when base_len is 0
     max_draft_tokens: int  # 0 only fills the cache
+    traceparent: str = ""  # W3C trace context of the request's present phase; "" unless it is traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +255,7 @@ class VerifyItem:
     params: SequenceParams | None
     proposal: Proposal | None = None
     emit: bool = True  # False for a chunk of a prompt that is not its last
+    traceparent: str = ""  # see DraftItem
 
 
 StepItem = DraftItem | VerifyItem
@@ -302,6 +304,11 @@ class ServiceState:
     instance_id: str
     free_blocks: int
     sequences: int
+    # Since the process started, tokens but for the last:
+    fed_tokens: int = 0  # through the model
+    prefix_tokens: int = 0  # in whole blocks that were looked for before they were fed
+    prefix_tokens_found: int = 0  # of those: another sequence had computed them
+    prefix_evictions: int = 0  # blocks that could be found and were given to somebody else
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from minedraft import process
 from minedraft.channel_service import open_desk
 from minedraft.config import VerifierSettings
 from minedraft.model_service import ModelService
+from minedraft.telemetry.activity import Role
 from verifier_service.service import FULL_NAME, VerifierServicer
 from verifier_service.verifier import Verifier
 
@@ -16,6 +17,7 @@ def build(settings: VerifierSettings) -> process.Service:
     return ModelService(
         settings,
         FULL_NAME,
+        Role.VERIFIER,
         make_worker=lambda: Verifier.load(settings),
         make_servicer=lambda stepper, worker: VerifierServicer(
             stepper, open_desk(settings, worker.info.device), worker.tokenizer

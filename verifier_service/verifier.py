@@ -69,19 +69,8 @@ class Verifier:
         Drafts whose law cannot be had from its channel are not looked at: the verdict is that of an item without any.
         """
         verdicts: dict[int, Verdict] = {}
-        admitted: list[Admitted] = []
-        for item in items:
-            outcome = self._admit(lease, item, channels)
-            if isinstance(outcome, Verdict):
-                verdicts[item.sequence_id] = outcome
-            else:
-                admitted.append(outcome)
-                if not item.emit:
-                    verdicts[item.sequence_id] = Verdict(item.sequence_id, cached_len=outcome.sequence.committed_len)
-        if admitted:
-            logits = self._engine.forward([one.feed() for one in admitted])  # [R, V], of the emitting items in order
-            for item, judgement in self._judge(logits, [one for one in admitted if one.item.emit], channels):
-                verdicts[item.sequence_id] = _verdict(item, judgement)
+        for wave in self._engine.waves(lease, items):
+            verdicts |= self._wave(lease, wave, channels)
         return tuple(verdicts[item.sequence_id] for item in items)
 
     def release(self, lease: str, sequence_ids: Seq[int]) -> None:
@@ -96,13 +85,31 @@ class Verifier:
     def take_forward_ns(self) -> int:
         return self._engine.take_forward_ns()
 
+    def _wave(self, lease: str, items: Seq[VerifyItem], channels: StepChannels) -> dict[int, Verdict]:
+        """One pass, and the verdicts by sequence id."""
+        verdicts: dict[int, Verdict] = {}
+        admitted: list[Admitted] = []
+        for item in items:
+            outcome = self._admit(lease, item, channels)
+            if isinstance(outcome, Verdict):
+                verdicts[item.sequence_id] = outcome
+            else:
+                admitted.append(outcome)
+                if not item.emit:
+                    verdicts[item.sequence_id] = Verdict(item.sequence_id, cached_len=outcome.sequence.committed_len)
+        if feeds := [feed for feed in (one.feed() for one in admitted) if feed.token_ids]:
+            logits = self._engine.forward(feeds)  # [R, V], of the emitting items in order
+            for item, judgement in self._judge(logits, [one for one in admitted if one.item.emit], channels):
+                verdicts[item.sequence_id] = _verdict(item, judgement)
+        return verdicts
+
     def _admit(self, lease: str, item: VerifyItem, channels: StepChannels) -> Admitted | Verdict:
         """What to feed for an item, or the verdict that refuses it."""
         drafts, law, payload = _drafts(item, channels)
         refused = None
         try:
             check_proposal(drafts, law, self.info.vocab_size)
-            begun = self._engine.begin(lease, item, reserve=len(drafts))
+            begun = self._engine.begin(lease, item, reserve=len(drafts), least=int(item.emit))
         except InvalidRequest as error:
             refused = Verdict(item.sequence_id, status=ItemStatus.REJECTED, reason=str(error))
         else:

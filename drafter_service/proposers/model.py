@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from drafter_service.payloads import Parcel, Payloads
@@ -36,6 +37,9 @@ class Drafting:
     @property
     def unfinished(self) -> bool:
         return len(self.drafts) < self.item.max_draft_tokens
+
+    def first_feed(self) -> Feed:
+        return Feed(self.sequence, self.sequence.feed, num_logits=int(self.unfinished))
 
     def row(self) -> Row:
         return Row(self.sequence.params, self.committed, self.token_ids)
@@ -75,18 +79,18 @@ class ModelProposer:
         as well.
         """
         refused: dict[int, Proposal] = {}
-        drafting: dict[int, Drafting] = {}
-        for item in items:
-            begun = self._engine.begin(lease, item, reserve=max(item.max_draft_tokens - 1, 0))
-            if isinstance(begun, Refusal):
-                refused[item.sequence_id] = Proposal(
-                    item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason
-                )
-            else:
-                kind, parcel = self._law(lease, item, begun, channels)
-                drafting[item.sequence_id] = Drafting(item, begun, (*begun.token_ids, *begun.feed), kind, parcel)
-        self._draft(list(drafting.values()))
-        done = refused | {sequence_id: one.proposal(channels) for sequence_id, one in drafting.items()}
+        drafting: list[Drafting] = []
+        logits: list[Tensor] = []  # [n, V] of each wave's unfinished ones
+        for wave in self._engine.waves(lease, items):
+            begun = [self._begin(lease, item, channels) for item in wave]
+            refused |= {one.sequence_id: one for one in begun if isinstance(one, Proposal)}
+            admitted = [one for one in begun if isinstance(one, Drafting)]
+            if feeds := [one.first_feed() for one in admitted if one.sequence.feed]:
+                logits.append(self._engine.forward(feeds))
+            drafting += admitted
+        if growing := [one for one in drafting if one.unfinished]:
+            self._grow(growing, torch.cat(logits) if len(logits) > 1 else logits[0])
+        done = refused | {one.item.sequence_id: one.proposal(channels) for one in drafting}
         return tuple(done[item.sequence_id] for item in items)
 
     def release(self, lease: str, sequence_ids: Seq[int]) -> None:
@@ -113,13 +117,20 @@ class ModelProposer:
         parcel = self._payloads.take(lease, item.sequence_id, nbytes, channels.sender) if nbytes else None
         return (DraftLawKind.DENSE if parcel else DraftLawKind.TOP_M), parcel
 
-    def _draft(self, drafting: Seq[Drafting]) -> None:
-        """Grow every proposal to its length. The last draft of a sequence is not fed: it may be rejected."""
-        if not drafting:
-            return
-        feeds = [Feed(one.sequence, one.sequence.feed, num_logits=int(one.unfinished)) for one in drafting]
-        logits = self._engine.forward(feeds)
-        growing = [one for one in drafting if one.unfinished]
+    def _begin(self, lease: str, item: DraftItem, channels: StepChannels) -> Drafting | Proposal:
+        """The proposal's beginning, or one that says why there is none."""
+        drafts = item.max_draft_tokens
+        begun = self._engine.begin(lease, item, reserve=max(drafts - 1, 0), least=int(drafts > 0))
+        if isinstance(begun, Refusal):
+            return Proposal(item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason)
+        kind, parcel = self._law(lease, item, begun, channels)
+        return Drafting(item, begun, (*begun.token_ids, *begun.feed), kind, parcel)
+
+    def _grow(self, growing: list[Drafting], logits: Tensor) -> None:
+        """Grow every proposal to its length. The last draft of a sequence is not fed: it may be rejected.
+
+        `logits` [n, V] follow the committed tokens.
+        """
         while growing:
             self._append(growing, logits)
             growing = [one for one in growing if one.unfinished]

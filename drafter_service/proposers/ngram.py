@@ -92,6 +92,11 @@ class NgramProposer:
     def _propose(self, histories: dict[int, History], item: DraftItem) -> Proposal:
         history = histories.get(item.sequence_id)
         known = len(history.token_ids) if history else 0
+        if item.base_len + len(item.tail_token_ids) > self.info.max_len:
+            return Proposal(
+                item.sequence_id, status=ItemStatus.REJECTED, cached_len=known,
+                reason=f"tail_token_ids: at most {self.info.max_len} tokens are served",
+            )  # fmt: skip
         if item.base_len > known:
             return Proposal(item.sequence_id, status=ItemStatus.GAP, cached_len=known)
         if history is None or history.token_ids[item.base_len :] != list(item.tail_token_ids[: known - item.base_len]):

@@ -178,5 +178,8 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 
 def shaped(flat: Tensor, ref: PayloadRef) -> Tensor:
-    """uint8 [at least nbytes] -> the payload as its reference describes it, without a copy."""
-    return flat[: ref.nbytes].view(DTYPES[ref.dtype]).view(ref.shape)
+    """uint8 [at least nbytes] -> the payload as its reference describes it, without a copy. Raises ChannelError."""
+    try:
+        return flat[: ref.nbytes].view(DTYPES[ref.dtype]).view(ref.shape)
+    except (RuntimeError, OverflowError) as error:  # extents that torch cannot count, beside one that is 0
+        raise ChannelError(f"no tensor has the shape {list(ref.shape)}") from error

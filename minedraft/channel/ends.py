@@ -17,6 +17,7 @@ from minedraft.errors import ChannelError
 from minedraft.types import ChannelAction, ChannelAnswer, ChannelRequest, ChannelRole, PayloadChunk, PayloadRef
 
 PROBE_BYTES: Final = 4096  # of a probe at most
+MOST_CHANNELS: Final = 8  # of one stream: a coordinator has one, and another while it is renewed
 
 
 class Ends:
@@ -80,6 +81,9 @@ class Ends:
             end = make_receiver(spec, self._place)
         with self._lock:
             ends = self._leases.get(lease)
+            full = ends is not None and len(ends) >= MOST_CHANNELS and spec.channel_id not in ends
+            if full:
+                ends = None
             former = ends.get(spec.channel_id) if ends is not None else None
             if ends is not None:
                 ends[spec.channel_id] = end
@@ -87,7 +91,7 @@ class Ends:
             former.close()
         if ends is None:
             end.close()
-            raise ChannelError("the stream is over")
+            raise ChannelError(f"{MOST_CHANNELS} channels are open, at most" if full else "the stream is over")
         return end
 
     def _end(self, lease: str, request: ChannelRequest) -> ChannelEnd:
@@ -105,7 +109,7 @@ class Ends:
         slot = sender.acquire()
         if slot is None or len(request.data) > min(PROBE_BYTES, sender.spec.slot_bytes):
             raise ChannelError("no room for the probe")
-        sender.write(slot, torch.frombuffer(bytearray(request.data), dtype=torch.uint8))
+        sender.write(slot, torch.tensor(list(request.data), dtype=torch.uint8))
         return sender.publish(slot, torch.uint8, (len(request.data),))
 
     def _read(self, lease: str, request: ChannelRequest) -> bytes:

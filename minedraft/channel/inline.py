@@ -63,7 +63,8 @@ class _Arriving:
 
     def __init__(self, sequence: int, nbytes: int) -> None:
         self.sequence = sequence
-        self.data = torch.empty(nbytes, dtype=torch.uint8)
+        # Chunks may overlap and leave holes, through which nothing of this process's past may show.
+        self.data = torch.zeros(nbytes, dtype=torch.uint8)
         self.missing = nbytes
 
 

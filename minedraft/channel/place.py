@@ -30,6 +30,7 @@ class Place:
     directory: Path  # for shared memory
     host: str  # the address that peers on other hosts reach this one by
     device: torch.device  # that the model runs on
+    most_bytes: int = 4096 << 20  # of one channel
 
 
 def host_facts(place: Place) -> HostFacts:
@@ -112,6 +113,11 @@ def make_receiver(spec: ChannelSpec, place: Place) -> ReceiverEnd:
 def _check(spec: ChannelSpec, place: Place) -> None:
     if not can_open(spec.kind, place):
         raise ChannelError(f"a {spec.kind.value} channel cannot be opened here, on {place.device}")
+    if spec.slots * spec.slot_bytes > place.most_bytes:
+        raise ChannelError(
+            f"a channel of {spec.slots} slots of {spec.slot_bytes} bytes is larger than {place.most_bytes >> 20} MiB: "
+            "raise --max-channel-mib here, or lower --channel-mib of the coordinator"
+        )
 
 
 def _driver_version() -> str:

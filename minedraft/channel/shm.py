@@ -50,10 +50,10 @@ class ShmRing:
         try:
             fields = json.loads(offer)
             version, name, nbytes = fields["version"], str(fields["name"]), fields["nbytes"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ChannelError("the offer of a shared memory channel makes no sense") from error
         if version != VERSION or nbytes != self._nbytes:
-            raise ChannelError(f"the peer's ring is of version {version} and has {nbytes} bytes, not {self._nbytes}")
+            raise ChannelError(f"the peer's ring is not of version {VERSION} with {self._nbytes} bytes")
         word = secrets.token_bytes(WORD_BYTES)
         segment = self._hold(Segment.open(self._directory, name, self._nbytes))
         segment.bytes[:WORD_BYTES].copy_(torch.frombuffer(bytearray(word), dtype=torch.uint8))

@@ -60,6 +60,17 @@ class Protection:
         }
         return [part for flag, value in given.items() if value for part in (flag, value)]
 
+    def door_flags(self) -> list[str]:
+        """Those of an HTTP door that calls the coordinator from this machine, as `access` does."""
+        given = {
+            "--token-file": self.token_file,
+            "--tls-ca": self.ca,
+            "--tls-client-cert": self.client_cert,
+            "--tls-client-key": self.client_key,
+            "--tls-server-name": self.server_name,
+        }
+        return [part for flag, value in given.items() if value for part in (flag, value)]
+
     def access(self) -> Access:
         """Raises SetupError for a token file that cannot be used."""
         token = first_secret(Path(self.token_file)) if self.token_file else ""
@@ -67,8 +78,13 @@ class Protection:
 
     def client(self, address: str) -> Client:
         """To the coordinator at `address`, from this machine."""
-        host, _, port = address.rpartition(":")
-        return self.access().client(f"{LOCAL.get(host, host)}:{port}")
+        return self.access().client(called(address))
+
+
+def called(address: str) -> str:
+    """How a process of this machine calls what listens there."""
+    host, _, port = address.rpartition(":")
+    return f"{LOCAL.get(host, host)}:{port}"
 
 
 NO_PROTECTION: Final = Protection()

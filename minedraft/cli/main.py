@@ -19,6 +19,8 @@ from minedraft.cli.demo import demo
 from minedraft.cli.distill import distill
 from minedraft.cli.doctor.command import doctor
 from minedraft.cli.generate import generate
+from minedraft.cli.top.command import top
+from minedraft.cli.trace.command import trace
 from minedraft.cli.up import UpCommand, up
 from minedraft.errors import MinedraftError, SetupError
 
@@ -40,7 +42,7 @@ app = typer.Typer(
     cls=Commands, context_settings=CONTEXT, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
 app.add_typer(models.app, name="models")
-for command in (up, generate, chat, bench, demo, distill, doctor):
+for command in (up, generate, chat, bench, top, trace, demo, distill, doctor):
     app.command(command.__name__, cls=UpCommand if command is up else None)(command)
 
 

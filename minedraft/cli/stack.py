@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from minedraft.cli.access import NO_PROTECTION, Protection
+from minedraft.cli.access import NO_PROTECTION, Protection, called
 from minedraft.cli.demo_model import DEMO, draft_path, model_path
 from minedraft.cli.service import Log, ServiceProcess
+from minedraft.client import NO_TLS
 from minedraft.config import AUTO
 from minedraft.errors import PeerUnavailable, SetupError
 from minedraft.generation import ServerInfo
@@ -128,6 +129,11 @@ class Stack:
         return self.http_process.address if self.http_process else ""
 
     @property
+    def http_scheme(self) -> str:
+        """What the door speaks: https where its flags name a certificate."""
+        return "https" if any(flag.startswith("--tls-cert") for flag in self._options.http_flags) else "http"
+
+    @property
     def restarts(self) -> int:
         """How often a model service crashed and was started again."""
         return sum(process.restarts for process in (self.verifier_process, self.drafter_process) if process)
@@ -147,8 +153,6 @@ class Stack:
         _check_free("--listen", self._options.listen)
         self._options.protection.access()
         if self._options.http:
-            if self._options.protection:
-                raise SetupError("--http: the door cannot call a coordinator with --tls-cert or --token-file")
             _check_free("--http", self._options.http)
         deadline = time.monotonic() + self._options.ready_seconds
         models = [process for process in (self.verifier_process, self.drafter_process) if process]
@@ -200,7 +204,7 @@ class Stack:
                 try:
                     return client.wait_ready(POLL_SECONDS, drafter=True)
                 except PeerUnavailable as error:
-                    if time.monotonic() > deadline:
+                    if time.monotonic() > deadline or NO_TLS in str(error):  # waiting makes no certificate right
                         raise SetupError(str(error)) from None
 
     def _coordinator_flags(self) -> list[str]:
@@ -271,7 +275,8 @@ def _door(options: StackOptions, coordinator: str, log: Log) -> ServiceProcess:
     """The HTTP door, told where the target's tokenizer is if the target has one in its folder."""
     folder = Path(model_path(options.target)) if options.target else None
     tokenizer = ["--tokenizer", str(folder)] if folder and (folder / "tokenizer.json").is_file() else []
-    flags = ["--coordinator", coordinator, *tokenizer, *_common_flags(options), *options.http_flags]
+    to_coordinator = ["--coordinator", called(coordinator), *options.protection.door_flags()]
+    flags = [*to_coordinator, *tokenizer, *_common_flags(options), *options.http_flags]
     return ServiceProcess("http", "minedraft.http", flags, listen=options.http, log=log)
 
 

@@ -163,7 +163,7 @@ def _tell_ready(stack: Stack, info: ServerInfo) -> None:
     target = info.target.model_id if info.target else "?"
     notes.print(f"ready: {target} at {stack.coordinator}, {describe_choice(info)}")
     if stack.http:
-        notes.print(f"OpenAI's API: http://{stack.http}/v1")
+        notes.print(f"OpenAI's API: {stack.http_scheme}://{stack.http}/v1")
     if info.drafter.address:
         notes.print(f"drafter: {describe_drafter(info.drafter)}")
 

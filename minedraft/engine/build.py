@@ -95,7 +95,14 @@ def assemble(
     if graphed and isinstance(model, HFModel):
         with memory.telling("capturing CUDA graphs", model.device, GRAPHS_ADVICE):
             _capture(model, store, settings.self_check)
-    engine = Engine(model, num_blocks, block_size, instance_id or uuid.uuid4().hex, store)
+    engine = Engine(
+        model,
+        num_blocks,
+        block_size,
+        instance_id or uuid.uuid4().hex,
+        store,
+        share_prefixes=settings.prefix_caching,
+    )
     return Built(engine, tokenizer)
 
 

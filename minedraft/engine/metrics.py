@@ -33,6 +33,16 @@ def step_collector(stepper: Stepper[Any, Any]) -> Collector:
         yield counter("forward_seconds", "Time in forward passes.", ({}, totals.forward_ns * SECONDS))
         yield gauge("kv_blocks", "KV blocks in all.", ({}, info.num_blocks))
         yield gauge("kv_blocks_free", "Free KV blocks after the newest step.", ({}, state.free_blocks))
+        yield counter("tokens_fed", "Tokens that went through the model.", ({}, state.fed_tokens))
+        yield counter(
+            "prefix_cache_queries", "Tokens in whole KV blocks that were looked for.", ({}, state.prefix_tokens)
+        )
+        yield counter(
+            "prefix_cache_hits", "Tokens of those that another sequence had computed.", ({}, state.prefix_tokens_found)
+        )
+        yield counter(
+            "prefix_cache_evictions", "KV blocks forgotten because their room was needed.", ({}, state.prefix_evictions)
+        )
         yield gauge("sequences", "Sequences held after the newest step.", ({}, state.sequences))
 
     return Reading(read)

@@ -17,8 +17,9 @@ class Sequence:
     params: SequenceParams
     table: BlockTable
     token_ids: list[int] = field(default_factory=list)  # the tokens whose K and V are cached, drafts included
-    feed: tuple[int, ...] = ()  # committed tokens that were not cached when the step began, at least one
+    feed: tuple[int, ...] = ()  # committed tokens that were not cached when the step began
     committed_len: int = 0  # committed tokens as of this step: cached ones and `feed`
+    names: list[bytes] = field(default_factory=list)  # of its first blocks: full, and of committed tokens only
 
     @property
     def cached_len(self) -> int:
@@ -39,20 +40,20 @@ class Reconciled:
     """The outcome of `reconcile`: keep this many cached tokens, drop the rest, then feed."""
 
     keep: int
-    feed: tuple[int, ...]  # at least one token
+    feed: tuple[int, ...]
 
 
-def reconcile(cached: Seq[int], base_len: int, tail: Seq[int]) -> Reconciled | None:
+def reconcile(cached: Seq[int], base_len: int, tail: Seq[int], least: int = 1) -> Reconciled | None:
     """Bring cached tokens in line with the committed ones, which are cached[:base_len] followed by `tail`.
 
-    Keeps the longest cached prefix that agrees, but always leaves at least the last committed token to feed, since
-    logits come from feeding. None when fewer than `base_len` tokens are cached, a gap that only the caller can fill.
-    `tail` has at least one token.
+    Keeps the longest cached prefix that agrees, but always leaves the last `least` committed tokens to feed: one where
+    logits are wanted, since they come from feeding. None when fewer than `base_len` tokens are cached, a gap that only
+    the caller can fill. `tail` has at least one token.
     """
     if len(cached) < base_len:
         return None
     agreeing = _common_prefix(cached[base_len : base_len + len(tail)], tail)
-    kept = min(agreeing, len(tail) - 1)
+    kept = min(agreeing, len(tail) - least)
     return Reconciled(base_len + kept, tuple(tail[kept:]))
 
 

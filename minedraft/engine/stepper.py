@@ -6,7 +6,7 @@ What a model service computes is a `Worker`; the stepper runs it where torch may
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -73,12 +73,14 @@ class Stepper(Generic[Item, Result]):
         self._worker = worker
         self.info = worker.info
         self.totals = StepTotals()
+        self.on_step: Callable[[Sequence[Item], StepTiming], None] | None = None  # hears of steps, on the event loop
         self.newest_state = worker.state()  # as of the newest step; replaced by the engine thread
 
     def step(self, lease: str, items: Sequence[Item], channels: StepChannels) -> Awaitable[StepOutcome[Result]]:
         """Queue a step at once; await the result for its outcome."""
         received = time.perf_counter_ns()
-        return self._thread.submit(lambda: self._run(lease, items, channels, received))
+        outcome = self._thread.submit(lambda: self._run(lease, items, channels, received))
+        return outcome if self.on_step is None else _told(self.on_step, items, outcome)
 
     def state(self) -> Awaitable[ServiceState]:
         """What the worker holds once the steps already queued are done."""
@@ -101,3 +103,11 @@ class Stepper(Generic[Item, Result]):
         self.totals.add(timing)
         self.newest_state = self._worker.state()
         return StepOutcome(results, timing, self.newest_state, channels.fault)
+
+
+async def _told(
+    hear: Callable[[Sequence[Item], StepTiming], None], items: Sequence[Item], outcome: Awaitable[StepOutcome[Result]]
+) -> StepOutcome[Result]:
+    done = await outcome
+    hear(items, done.timing)
+    return done

@@ -33,7 +33,8 @@ from minedraft.http.measured import REQUEST_ID, Measured
 from minedraft.http.metrics import GenerationMeter, Metrics
 from minedraft.http.schema import Limits, read_chat_request, read_completion_request
 from minedraft.http.streaming import EventStream, events
-from minedraft.http.upstream import Served, Serving, Upstream
+from minedraft.http.tracing import trace_headers
+from minedraft.http.upstream import Served, Serving, Trusting, Upstream
 from minedraft.http.vocabulary import Vocabulary
 
 HEALTH_SECONDS: Final = 2.0
@@ -58,8 +59,8 @@ class Door:
         self.metrics = Metrics()
         self.leaving = asyncio.Event()  # once set, running answers end
         self._settings = settings
-        self._upstream = upstream
-        self._served = Served(upstream, vocabulary or Vocabulary(), settings.model_name)
+        self._upstream = Trusting(upstream)
+        self._served = Served(self._upstream, vocabulary or Vocabulary(), settings.model_name)
         self._keys = keys
         self._limits = Limits(choices=settings.max_choices)
         routes = [
@@ -114,7 +115,7 @@ class Door:
         )
         generations = Generations(
             self._upstream,
-            asked.requests(name, request.scope[REQUEST_ID]),
+            asked.requests(name, request.scope[REQUEST_ID], trace_headers(request.headers)),
             meter=lambda: GenerationMeter(self.metrics, begun),
             translated=asked.in_its_words,
         )

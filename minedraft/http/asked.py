@@ -51,7 +51,9 @@ class Asked:
                         name, f"{len(ids)} tokens; at most {target.max_len - 1} leave room for one more"
                     )
 
-    def requests(self, model: str, request_id: str) -> list[GenerateRequest]:
+    def requests(
+        self, model: str, request_id: str, trace_headers: tuple[tuple[str, str], ...] = ()
+    ) -> list[GenerateRequest]:
         """One request for each choice. `model` is the name that the coordinator knows."""
         return [
             GenerateRequest(
@@ -60,6 +62,7 @@ class Asked:
                 model=model,
                 request_id=f"{request_id}-{index * self.n + choice}" if self.choices > 1 else request_id,
                 max_draft_tokens=self.max_draft_tokens,
+                trace_headers=trace_headers,
             )
             for index, prompt in enumerate(self.prompts)
             for choice in range(self.n)

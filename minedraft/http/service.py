@@ -20,7 +20,9 @@ from minedraft.client import AsyncClient, token_in
 from minedraft.config import HttpSettings
 from minedraft.errors import SetupError
 from minedraft.http.app import Door
+from minedraft.http.certificate import DoorCertificate
 from minedraft.http.keys import ApiKeys
+from minedraft.http.upstream import tell_until_reached
 from minedraft.http.vocabulary import Vocabulary
 
 BACKLOG: Final = 2048
@@ -34,12 +36,14 @@ class HttpService:
     def __init__(self, settings: HttpSettings) -> None:
         """Raises SetupError for files that cannot be used."""
         self._settings = settings
+        self._certificate = DoorCertificate.of(settings)
         self._keys = ApiKeys(Path(settings.api_key_file)) if settings.api_key_file else None
         self._vocabulary = Vocabulary.read(Path(settings.tokenizer)) if settings.tokenizer else Vocabulary()
         self._client: AsyncClient | None = None
         self._door: Door | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []  # what goes on beside the serving
 
     async def start(self) -> str:
         """Serve; return the address. Raises SetupError when the port is taken or a file of secrets cannot be used."""
@@ -55,9 +59,12 @@ class HttpService:
         listener = _bind(settings.listen)
         self._warn_if_open(listener)
         self._door = Door(settings, self._client, vocabulary=self._vocabulary, keys=self._keys)
-        self._server = _Server(_uvicorn_config(self._door, settings.grace_seconds))
+        self._server = _Server(_uvicorn_config(self._door, settings.grace_seconds, self._certificate))
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         await self._server.listening
+        self._beside.append(asyncio.create_task(tell_until_reached(self._client)))
+        if self._certificate is not None:
+            self._beside.append(asyncio.create_task(self._certificate.follow()))
         host, _, _ = settings.listen.rpartition(":")
         return f"{host}:{listener.getsockname()[1]}"
 
@@ -67,6 +74,8 @@ class HttpService:
 
     async def stop(self) -> None:
         """Take no more connections, let running answers finish within the grace period, then end them."""
+        for task in self._beside:
+            task.cancel()
         if self._server is not None and self._serving is not None and self._door is not None:
             self._server.should_exit = True
             await asyncio.wait({self._serving}, timeout=self._settings.grace_seconds)
@@ -76,8 +85,14 @@ class HttpService:
             await self._client.close()
 
     def _warn_if_open(self, listener: socket.socket) -> None:
-        host = listener.getsockname()[0]
-        if self._keys is None and not ipaddress.ip_address(host).is_loopback:
+        if ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+            return
+        if self._certificate is None:
+            structlog.get_logger().warning(
+                "PLAINTEXT on an address that others can reach: give --tls-cert and --tls-key, or put a proxy in front",
+                listen=self._settings.listen,
+            )
+        if self._keys is None:
             structlog.get_logger().warning(
                 "ANYONE who reaches this address may use the model: give --api-key-file, or listen on 127.0.0.1",
                 listen=self._settings.listen,
@@ -115,8 +130,8 @@ def forward_uvicorn_logs() -> None:
     logger.addHandler(_ToStructlog())
 
 
-def _uvicorn_config(door: Door, grace_seconds: float) -> uvicorn.Config:
-    return uvicorn.Config(
+def _uvicorn_config(door: Door, grace_seconds: float, certificate: DoorCertificate | None) -> uvicorn.Config:
+    config = uvicorn.Config(
         door,
         http="h11",
         ws="none",
@@ -128,6 +143,10 @@ def _uvicorn_config(door: Door, grace_seconds: float) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(grace_seconds) + LAST_SECONDS,
     )
+    config.load()
+    if certificate is not None:
+        config.ssl = certificate.context
+    return config
 
 
 def _bind(listen: str) -> socket.socket:

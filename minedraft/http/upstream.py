@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import structlog
 
-from minedraft.errors import DeadlineExceeded, PeerUnavailable
+from minedraft.errors import DeadlineExceeded, MinedraftError, PeerUnavailable, Unauthenticated
 from minedraft.generation import GenerateRequest, Output, ServerInfo
 from minedraft.http.errors import ModelNotFound
 from minedraft.http.vocabulary import Vocabulary
@@ -18,6 +20,9 @@ from minedraft.types import ModelInfo
 
 FRESH_SECONDS: Final = 5.0  # a target never changes while its coordinator lives
 ANSWER_SECONDS: Final = 5.0
+RETRY_SECONDS: Final = 1.0
+TELL_SECONDS: Final = 10.0  # between two lines about one fault
+REFUSED: Final = "the coordinator REFUSES this door: give it a valid --token-file (or --tls-client-cert)"
 
 
 class Upstream(Protocol):
@@ -27,6 +32,55 @@ class Upstream(Protocol):
         """An async generator: closing it cancels the request."""
 
     async def server_info(self, *, timeout: float | None = None) -> ServerInfo: ...  # noqa: ASYNC109  # gRPC's own
+
+
+class Trusting:
+    """An `Upstream` whose refusal of this door is the operator's to mend: clients are told that nothing is served."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._told: float | None = None
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output]:
+        """See `Upstream.generate`. Raises PeerUnavailable where the coordinator refuses the door's own credentials."""
+        try:
+            async with aclosing(cast("AsyncGenerator[Output]", self._upstream.generate(request))) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except Unauthenticated as error:
+            raise self._misled(error) from error
+
+    async def server_info(self, *, timeout: float | None = None) -> ServerInfo:  # noqa: ASYNC109
+        """See `Upstream.server_info`."""
+        try:
+            return await self._upstream.server_info(timeout=timeout)
+        except Unauthenticated as error:
+            raise self._misled(error) from error
+
+    def _misled(self, error: Unauthenticated) -> PeerUnavailable:
+        """The client's own key was right: 503, never 401."""
+        now = time.monotonic()
+        if self._told is None or now - self._told > TELL_SECONDS:
+            self._told = now
+            structlog.get_logger().error(REFUSED, reason=str(error))
+        return PeerUnavailable("the server is not set up to call its coordinator; its log has more")
+
+
+async def tell_until_reached(upstream: Upstream) -> None:
+    """Log why the coordinator cannot be asked, each reason once, until it can."""
+    told = ""
+    while True:
+        try:
+            await upstream.server_info(timeout=ANSWER_SECONDS)
+        except MinedraftError as error:
+            reason = REFUSED if isinstance(error, Unauthenticated) else "the coordinator cannot be asked yet"
+            if str(error) != told:
+                told = str(error)
+                structlog.get_logger().warning(reason, reason=told)
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            structlog.get_logger().info("the coordinator answers")
+            return
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ class BlockTable:
         if missing > 0:
             self._extend(pool.allocate(missing))
 
+    def append(self, block: int) -> None:
+        """Own one block more, which is shared with others and full."""
+        self._extend([block])
+
     def truncate(self, pool: BlockPool, length: int) -> None:
         """Give back the blocks past the first `length` tokens."""
         keep = -(-length // self.block_size)

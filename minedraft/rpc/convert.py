@@ -192,11 +192,27 @@ def write_timing(timing: StepTiming) -> common.StepTiming:
 
 
 def read_state(message: common.ServiceState) -> ServiceState:
-    return ServiceState(message.instance_id, message.free_blocks, message.sequences)
+    return ServiceState(
+        message.instance_id,
+        message.free_blocks,
+        message.sequences,
+        fed_tokens=message.fed_tokens,
+        prefix_tokens=message.prefix_tokens,
+        prefix_tokens_found=message.prefix_tokens_found,
+        prefix_evictions=message.prefix_evictions,
+    )
 
 
 def write_state(state: ServiceState) -> common.ServiceState:
-    return common.ServiceState(instance_id=state.instance_id, free_blocks=state.free_blocks, sequences=state.sequences)
+    return common.ServiceState(
+        instance_id=state.instance_id,
+        free_blocks=state.free_blocks,
+        sequences=state.sequences,
+        fed_tokens=state.fed_tokens,
+        prefix_tokens=state.prefix_tokens,
+        prefix_tokens_found=state.prefix_tokens_found,
+        prefix_evictions=state.prefix_evictions,
+    )
 
 
 def read_model(message: common.ModelInfo) -> ModelInfo:

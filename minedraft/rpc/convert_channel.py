@@ -48,12 +48,17 @@ DTYPE_NAMES: Final[dict[int, str]] = {
     common.D_TYPE_BFLOAT16: "bfloat16",
     common.D_TYPE_UINT8: "uint8",
 }
+MOST_SLOTS: Final = 1 << 17  # twice the sequences of the most and largest lanes
+MOST_DIMENSIONS: Final = 8
+LONGEST_ID: Final = 128  # characters
 DTYPE_NUMBERS: Final[dict[str, Any]] = {name: number for number, name in DTYPE_NAMES.items()}
 
 
 def read_reference(message: common.PayloadRef) -> PayloadRef:
     """The channel itself checks the reference against its ring."""
     dtype = DTYPE_NAMES.get(message.dtype)
+    if len(message.shape) > MOST_DIMENSIONS:
+        raise ProtocolError(f"reference.shape: {len(message.shape)} dimensions, at most {MOST_DIMENSIONS}")
     if dtype is None:
         raise ProtocolError(f"reference.dtype: {message.dtype} is not an element type")
     return PayloadRef(
@@ -83,8 +88,10 @@ def read_channel_request(message: common.ChannelRequest) -> ChannelRequest:
     kind, role, action = KINDS.get(message.spec.kind), ROLES.get(message.role), ACTIONS.get(message.action)
     if kind is None or role is None or action is None:
         raise ProtocolError("channel: kind, role and action must be known ones")
-    if message.spec.slots < 1 or message.spec.slot_bytes < 1:
-        raise ProtocolError("channel.spec: slots and slot_bytes must be at least 1")
+    if not 1 <= message.spec.slots <= MOST_SLOTS or message.spec.slot_bytes < 1:
+        raise ProtocolError(f"channel.spec: 1 to {MOST_SLOTS} slots, and slot_bytes of at least 1")
+    if len(message.spec.channel_id) > LONGEST_ID:
+        raise ProtocolError(f"channel.spec.channel_id: at most {LONGEST_ID} characters")
     spec = message.spec
     return ChannelRequest(
         spec=ChannelSpec(spec.channel_id, spec.generation, kind, spec.slots, spec.slot_bytes),
@@ -160,6 +167,11 @@ def write_chunk(chunk: PayloadChunk) -> common.PayloadChunk:
         offset=chunk.offset,
         data=chunk.data,
     )
+
+
+def carries_chunks(response: Any) -> bool:
+    """Whether a stream's responses can be chunks: a DraftResponse's, not a VerifyResponse's."""
+    return "chunk" in response.DESCRIPTOR.fields_by_name
 
 
 def read_host(message: common.HostFacts) -> HostFacts:

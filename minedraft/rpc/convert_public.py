@@ -19,7 +19,10 @@ from minedraft.generation import (
     Prompt,
     ServerInfo,
     SpeculationStats,
+    StepKind,
     Text,
+    TimelinePage,
+    TimelineStep,
     TokenIds,
     Usage,
 )
@@ -29,10 +32,12 @@ from minedraft.rpc.convert import (
     read_model,
     read_sampling,
     read_state,
+    read_timing,
     write_logprobs,
     write_model,
     write_sampling,
     write_state,
+    write_timing,
 )
 from minedraft.v1 import generation_pb2 as pb
 
@@ -173,6 +178,50 @@ def write_server(info: ServerInfo) -> pb.GetServerInfoResponse:
         finished_requests=info.finished_requests,
         aborted_requests=info.aborted_requests,
         choices=[_write_choice(choice) for choice in info.choices],
+    )
+
+
+def read_timeline(message: pb.GetTimelineResponse) -> TimelinePage:
+    return TimelinePage(tuple(_read_step(step) for step in message.steps), message.newest)
+
+
+def write_timeline(page: TimelinePage) -> pb.GetTimelineResponse:
+    return pb.GetTimelineResponse(
+        steps=[
+            pb.TimelineStep(
+                number=step.number,
+                kind=step.kind.value,  # type: ignore[arg-type]  # the generated enum is an int at run time
+                lane=step.lane,
+                service=step.service,
+                step_id=step.step_id,
+                items=step.items,
+                timing=write_timing(step.timing),
+                draft_tokens=step.draft_tokens,
+                accepted_tokens=step.accepted_tokens,
+                received_unix_ns=step.received_unix_ns,
+            )
+            for step in page.steps
+        ],
+        newest=page.newest,
+    )
+
+
+def _read_step(message: pb.TimelineStep) -> TimelineStep:
+    try:
+        kind = StepKind(message.kind)
+    except ValueError:
+        raise ProtocolError(f"kind: {message.kind} is not known to this version") from None
+    return TimelineStep(
+        message.number,
+        kind,
+        message.lane,
+        message.service,
+        message.step_id,
+        message.items,
+        read_timing(message.timing),
+        message.draft_tokens,
+        message.accepted_tokens,
+        message.received_unix_ns,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minedraft.errors import ProtocolError
+from minedraft.ranges import MOST_DRAFTS
 from minedraft.rpc.convert import (
     read_logprobs,
     read_params,
@@ -19,7 +20,8 @@ from minedraft.rpc.convert import (
     write_timing,
 )
 from minedraft.rpc.convert_channel import read_fault, write_fault
-from minedraft.types import DraftItem, DraftReply, Verdict, VerifyItem, VerifyReply
+from minedraft.types import DraftItem, DraftReply, Proposal, Verdict, VerifyItem, VerifyReply
+from minedraft.v1 import common_pb2 as common
 from minedraft.v1 import drafter_pb2 as drafter
 from minedraft.v1 import verifier_pb2 as verifier
 
@@ -32,7 +34,8 @@ def read_draft_items(step: drafter.DraftStep) -> tuple[DraftItem, ...]:
             base_len=item.base_len,
             tail_token_ids=_tail(item.tail_token_ids),
             params=read_params(item.params) if item.HasField("params") else None,
-            max_draft_tokens=item.max_draft_tokens,
+            max_draft_tokens=_drafts(item.max_draft_tokens),
+            traceparent=item.traceparent,
         )
         for item in step.items
     )
@@ -51,6 +54,7 @@ def write_draft_step(step_id: int, lane: int, items: Sequence[DraftItem], channe
                     tail_token_ids=item.tail_token_ids,
                     params=write_params(item.params) if item.params else None,
                     max_draft_tokens=item.max_draft_tokens,
+                    traceparent=item.traceparent,
                 )
                 for item in items
             ],
@@ -66,8 +70,9 @@ def read_verify_items(step: verifier.VerifyStep) -> tuple[VerifyItem, ...]:
             base_len=item.base_len,
             tail_token_ids=_tail(item.tail_token_ids),
             params=read_params(item.params) if item.HasField("params") else None,
-            proposal=read_proposal(item.proposal) if item.HasField("proposal") else None,
+            proposal=_proposal(item.proposal) if item.HasField("proposal") else None,
             emit=item.emit,
+            traceparent=item.traceparent,
         )
         for item in step.items
     )
@@ -86,6 +91,7 @@ def write_verify_step(step_id: int, lane: int, items: Sequence[VerifyItem]) -> v
                     params=write_params(item.params) if item.params else None,
                     proposal=write_proposal(item.proposal) if item.proposal else None,
                     emit=item.emit,
+                    traceparent=item.traceparent,
                 )
                 for item in items
             ],
@@ -165,6 +171,17 @@ def _tail(token_ids: Sequence[int]) -> tuple[int, ...]:
     if not token_ids:
         raise ProtocolError("item.tail_token_ids: empty, at least one token is wanted")
     return tuple(token_ids)
+
+
+def _drafts(count: int) -> int:
+    if count > MOST_DRAFTS:
+        raise ProtocolError(f"item.max_draft_tokens: {count}, at most {MOST_DRAFTS}")
+    return count
+
+
+def _proposal(message: common.Proposal) -> Proposal:
+    _drafts(len(message.token_ids))
+    return read_proposal(message)
 
 
 def _no_repeats(sequence_ids: list[int]) -> None:

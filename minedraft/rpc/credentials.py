@@ -8,7 +8,6 @@ so that a wrong set-up is told at the start and not by every client.
 from __future__ import annotations
 
 import ipaddress
-import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ import structlog
 
 from minedraft.config import DialSettings, ServiceSettings
 from minedraft.errors import SetupError
-from minedraft.rpc.watched import Version, readable, version_of, warn_if_others_read
+from minedraft.pem import check_pair, check_roots
+from minedraft.watched import Version, readable, version_of, warn_if_others_read
 
 Options: TypeAlias = Sequence[tuple[str, Any]]
 SYSTEM: Final = "system"
@@ -90,9 +90,9 @@ class ServerCertificate:
         cert, key = readable("--tls-cert", self._cert), readable("--tls-key", self._key)
         roots = readable("--tls-client-ca", self._client_ca) if self._client_ca else None
         version = version_of(self._paths)
-        _check_pair("--tls-cert", self._cert, "--tls-key", self._key)
+        check_pair("--tls-cert", self._cert, "--tls-key", self._key)
         if self._client_ca is not None:
-            _check_roots("--tls-client-ca", self._client_ca)
+            check_roots("--tls-client-ca", self._client_ca)
         if version_of(self._paths) != version or readable("--tls-key", self._key) != key:
             raise SetupError("--tls-cert: the files are being replaced")
         self._version = version
@@ -147,39 +147,14 @@ class ClientTls:
         roots = cert = key = None
         if self.ca != SYSTEM:
             roots = readable("--tls-ca", Path(self.ca))
-            _check_roots("--tls-ca", Path(self.ca))
+            check_roots("--tls-ca", Path(self.ca))
         if self.cert:
             cert = readable("--tls-client-cert", Path(self.cert))
             key = readable("--tls-client-key", Path(self.key))
-            _check_pair("--tls-client-cert", Path(self.cert), "--tls-client-key", Path(self.key))
+            check_pair("--tls-client-cert", Path(self.cert), "--tls-client-key", Path(self.key))
         return grpc.ssl_channel_credentials(roots, key, cert)
 
 
 def may_carry_token(address: str, tls: ClientTls) -> bool:
     """Whether a token sent there stays between the two: under TLS, or without leaving the machine."""
     return tls.encrypts or is_loopback(address)
-
-
-def _check_pair(cert_flag: str, cert: Path, key_flag: str, key: Path) -> None:
-    """Raises SetupError unless the files hold a certificate and its private key."""
-    try:
-        # The password callback keeps OpenSSL from asking at the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: b"")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise SetupError(f"{cert_flag}: {cert} is not the certificate of the key in {key}") from None
-        raise SetupError(
-            f"{cert_flag}, {key_flag}: {cert} and {key} are not a PEM certificate chain and its unencrypted key"
-        ) from None
-    except OSError as error:
-        raise SetupError(f"{cert_flag}, {key_flag}: {cert}, {key}: {error.strerror}") from None
-
-
-def _check_roots(flag: str, path: Path) -> None:
-    """Raises SetupError unless the file holds certificates."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        raise SetupError(f"{flag}: {path} holds no PEM certificate") from None
-    except OSError as error:
-        raise SetupError(f"{flag}: {path} cannot be read: {error.strerror}") from None

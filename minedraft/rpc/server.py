@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from minedraft.config import MIB, ServiceSettings
 from minedraft.errors import SetupError
 from minedraft.rpc.credentials import ServerCertificate, is_loopback
+from minedraft.rpc.malformed import MalformedGate
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 """What a servicer's method gets beside the request."""
@@ -44,7 +45,7 @@ class Server:
         Raises SetupError when the port is taken or the certificate cannot be used.
         """
         self._certificate = ServerCertificate.of(settings)
-        self.aio = grpc.aio.server(interceptors=list(guards), options=_options(settings))
+        self.aio = grpc.aio.server(interceptors=[*guards, MalformedGate()], options=_options(settings))
         self._services = tuple(services)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.aio)

@@ -38,6 +38,7 @@ KINDS: Final[dict[grpc.StatusCode, type[MinedraftError]]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: RequestCancelled,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: Unauthenticated,  # a proxy's word for the same
 }
 
 

@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from minedraft.errors import SetupError, Unauthenticated
-from minedraft.rpc.watched import Version, readable, version_of, warn_if_others_read
+from minedraft.watched import Version, readable, version_of, warn_if_others_read
 
 FLAG: Final = "--token-file"
 SCHEME: Final = "bearer "

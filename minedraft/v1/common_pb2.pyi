@@ -305,14 +305,22 @@ class StepTiming(_message.Message):
     def __init__(self, queue_ns: _Optional[int] = ..., host_ns: _Optional[int] = ..., forward_ns: _Optional[int] = ..., started_unix_ns: _Optional[int] = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("instance_id", "free_blocks", "sequences")
+    __slots__ = ("instance_id", "free_blocks", "sequences", "fed_tokens", "prefix_tokens", "prefix_tokens_found", "prefix_evictions")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    FED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_TOKENS_FOUND_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_EVICTIONS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     free_blocks: int
     sequences: int
-    def __init__(self, instance_id: _Optional[str] = ..., free_blocks: _Optional[int] = ..., sequences: _Optional[int] = ...) -> None: ...
+    fed_tokens: int
+    prefix_tokens: int
+    prefix_tokens_found: int
+    prefix_evictions: int
+    def __init__(self, instance_id: _Optional[str] = ..., free_blocks: _Optional[int] = ..., sequences: _Optional[int] = ..., fed_tokens: _Optional[int] = ..., prefix_tokens: _Optional[int] = ..., prefix_tokens_found: _Optional[int] = ..., prefix_evictions: _Optional[int] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
     __slots__ = ("model_id", "architecture", "vocab_size", "tokenizer_fingerprint", "max_len", "block_size", "num_blocks", "dtype", "device", "attention_backend", "eos_token_ids", "simulated", "instance_id")

@@ -15,10 +15,19 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_EOS: _ClassVar[FinishReason]
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+
+class StepKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STEP_KIND_UNSPECIFIED: _ClassVar[StepKind]
+    STEP_KIND_DRAFT: _ClassVar[StepKind]
+    STEP_KIND_VERIFY: _ClassVar[StepKind]
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_EOS: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
+STEP_KIND_UNSPECIFIED: StepKind
+STEP_KIND_DRAFT: StepKind
+STEP_KIND_VERIFY: StepKind
 
 class GenerateRequest(_message.Message):
     __slots__ = ("text", "chat", "token_ids", "sampling", "model", "request_id", "max_draft_tokens")
@@ -251,3 +260,43 @@ class Activity(_message.Message):
     verifications: int
     drafts: int
     def __init__(self, wall_seconds: _Optional[float] = ..., verifier_forward_seconds: _Optional[float] = ..., drafter_forward_seconds: _Optional[float] = ..., verifier_busy_seconds: _Optional[float] = ..., drafter_busy_seconds: _Optional[float] = ..., overlap_seconds: _Optional[float] = ..., verifications: _Optional[int] = ..., drafts: _Optional[int] = ...) -> None: ...
+
+class GetTimelineRequest(_message.Message):
+    __slots__ = ("after", "limit")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    limit: int
+    def __init__(self, after: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class GetTimelineResponse(_message.Message):
+    __slots__ = ("steps", "newest")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[TimelineStep]
+    newest: int
+    def __init__(self, steps: _Optional[_Iterable[_Union[TimelineStep, _Mapping]]] = ..., newest: _Optional[int] = ...) -> None: ...
+
+class TimelineStep(_message.Message):
+    __slots__ = ("number", "kind", "lane", "service", "step_id", "items", "timing", "draft_tokens", "accepted_tokens", "received_unix_ns")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: StepKind
+    lane: int
+    service: str
+    step_id: int
+    items: int
+    timing: _common_pb2.StepTiming
+    draft_tokens: int
+    accepted_tokens: int
+    received_unix_ns: int
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[StepKind, str]] = ..., lane: _Optional[int] = ..., service: _Optional[str] = ..., step_id: _Optional[int] = ..., items: _Optional[int] = ..., timing: _Optional[_Union[_common_pb2.StepTiming, _Mapping]] = ..., draft_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., received_unix_ns: _Optional[int] = ...) -> None: ...

@@ -51,6 +51,11 @@ class GenerationServiceStub(object):
                 request_serializer=minedraft_dot_v1_dot_generation__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=minedraft_dot_v1_dot_generation__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.GetTimeline = channel.unary_unary(
+                '/minedraft.v1.GenerationService/GetTimeline',
+                request_serializer=minedraft_dot_v1_dot_generation__pb2.GetTimelineRequest.SerializeToString,
+                response_deserializer=minedraft_dot_v1_dot_generation__pb2.GetTimelineResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer(object):
@@ -79,6 +84,13 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTimeline(self, request, context):
+        """GetTimeline tells the newest steps of drafters and verifiers: times and counts, no text and no tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +108,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=minedraft_dot_v1_dot_generation__pb2.GetServerInfoRequest.FromString,
                     response_serializer=minedraft_dot_v1_dot_generation__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'GetTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTimeline,
+                    request_deserializer=minedraft_dot_v1_dot_generation__pb2.GetTimelineRequest.FromString,
+                    response_serializer=minedraft_dot_v1_dot_generation__pb2.GetTimelineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +198,33 @@ class GenerationService(object):
             '/minedraft.v1.GenerationService/GetServerInfo',
             minedraft_dot_v1_dot_generation__pb2.GetServerInfoRequest.SerializeToString,
             minedraft_dot_v1_dot_generation__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/minedraft.v1.GenerationService/GetTimeline',
+            minedraft_dot_v1_dot_generation__pb2.GetTimelineRequest.SerializeToString,
+            minedraft_dot_v1_dot_generation__pb2.GetTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

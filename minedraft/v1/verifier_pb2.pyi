@@ -67,20 +67,22 @@ class VerifyStep(_message.Message):
     def __init__(self, step_id: _Optional[int] = ..., lane: _Optional[int] = ..., items: _Optional[_Iterable[_Union[VerifyItem, _Mapping]]] = ...) -> None: ...
 
 class VerifyItem(_message.Message):
-    __slots__ = ("sequence_id", "base_len", "tail_token_ids", "params", "proposal", "emit")
+    __slots__ = ("sequence_id", "base_len", "tail_token_ids", "params", "proposal", "emit", "traceparent")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     TAIL_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     EMIT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     sequence_id: int
     base_len: int
     tail_token_ids: _containers.RepeatedScalarFieldContainer[int]
     params: _common_pb2.SequenceParams
     proposal: _common_pb2.Proposal
     emit: bool
-    def __init__(self, sequence_id: _Optional[int] = ..., base_len: _Optional[int] = ..., tail_token_ids: _Optional[_Iterable[int]] = ..., params: _Optional[_Union[_common_pb2.SequenceParams, _Mapping]] = ..., proposal: _Optional[_Union[_common_pb2.Proposal, _Mapping]] = ..., emit: bool = ...) -> None: ...
+    traceparent: str
+    def __init__(self, sequence_id: _Optional[int] = ..., base_len: _Optional[int] = ..., tail_token_ids: _Optional[_Iterable[int]] = ..., params: _Optional[_Union[_common_pb2.SequenceParams, _Mapping]] = ..., proposal: _Optional[_Union[_common_pb2.Proposal, _Mapping]] = ..., emit: bool = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("welcome", "reply", "heartbeat", "goodbye", "channel")

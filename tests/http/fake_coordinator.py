@@ -63,7 +63,7 @@ class FakeCoordinator:
         if self.error is not None:
             raise self.error
         try:
-            request = read_request(write_request(request))
+            request = replace(read_request(write_request(request)), trace_headers=request.trace_headers)
         except (ValueError, TypeError) as error:  # as minedraft.client says it
             raise InvalidRequest("request", str(error)) from error
         sampling = self._rules.check(request)

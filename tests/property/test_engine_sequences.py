@@ -61,6 +61,8 @@ def fresh(token_ids: tuple[int, ...]) -> Tensor:
 class Engines(RuleBasedStateMachine):
     """An engine beside an account of committed and cached tokens."""
 
+    sharing = False
+
     def __init__(self) -> None:
         super().__init__()
         self.committed: dict[Key, list[int]] = {}
@@ -68,7 +70,7 @@ class Engines(RuleBasedStateMachine):
 
     @initialize(num_blocks=st.integers(6, 30))
     def build(self, num_blocks: int) -> None:
-        self.engine = Engine(MODEL, num_blocks, BLOCK_SIZE, "instance")
+        self.engine = Engine(MODEL, num_blocks, BLOCK_SIZE, "instance", share_prefixes=self.sharing)
         self.num_blocks = num_blocks
 
     def begin(self, key: Key, base_len: int, drafts: Seq[int]) -> Sequence | Refusal:
@@ -90,15 +92,34 @@ class Engines(RuleBasedStateMachine):
             keep += 1
         if cached is not None:
             del cached[keep:]
-        if isinstance(answer, Refusal):
+        if self.sharing:
+            self.follow(key, answer, keep)
+        elif isinstance(answer, Refusal):
             assert (answer.status, answer.cached_len) == (ItemStatus.NO_SPACE, keep)
             self.engine.check_integrity()
         else:
             self.cached.setdefault(key, [])
             assert answer.feed == tuple(committed[keep:])
             assert (answer.cached_len, answer.committed_len) == (keep, len(committed))
+        if isinstance(answer, Sequence):
             assert len(answer.table.blocks) == -(-(len(committed) + len(drafts)) // BLOCK_SIZE)
         return answer
+
+    def follow(self, key: Key, answer: Sequence | Refusal, keep: int) -> None:
+        """What is kept may be less, by a part of a block that others read, or more, by what others have computed."""
+        committed = self.committed[key]
+        self.engine.check_integrity()
+        assert answer.cached_len >= keep // BLOCK_SIZE * BLOCK_SIZE
+        if isinstance(answer, Refusal):
+            assert answer.status is ItemStatus.NO_SPACE
+            if key not in self.cached:
+                assert answer.cached_len == 0
+                return
+        else:
+            assert answer.token_ids == committed[: answer.cached_len]
+            assert answer.feed == tuple(committed[answer.cached_len :])
+            assert answer.committed_len == len(committed)
+        self.cached[key] = committed[: answer.cached_len]
 
     def state_committed(self, key: Key, tokens: list[int], data: st.DataObject) -> int:
         """Extend what is committed by a first statement or a verdict; a base_len that the engine may believe."""
@@ -206,3 +227,13 @@ class Engines(RuleBasedStateMachine):
 
 Engines.TestCase.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
 TestEngines = Engines.TestCase
+
+
+class SharingEngines(Engines):
+    """The same with blocks that are shared: whatever is adopted, logits are those of a fresh pass."""
+
+    sharing = True
+
+
+SharingEngines.TestCase.settings = Engines.TestCase.settings
+TestSharingEngines = SharingEngines.TestCase

@@ -121,7 +121,7 @@ async def test_a_generation_crosses_three_encrypted_services(house: House) -> No
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_http_door_calls_over_tls_with_a_token(house: House, tmp_path: Path) -> None:
     files: dict[str, Any] = {"tls_ca": str(house.authority.file), "token_file": str(tokens_in(tmp_path))}
-    for given, status in ((files, 200), (files | {"token_file": ""}, 500), ({}, 503)):
+    for given, status in ((files, 200), (files | {"token_file": ""}, 503), ({}, 503)):
         door = HttpService(HttpSettings(listen="127.0.0.1:0", coordinator=house.address, grace_seconds=0, **given))
         address = await door.start()
         try:
@@ -215,6 +215,8 @@ async def test_an_unknown_authority_and_plaintext_fail_in_time_and_harm_nobody(h
     async with house.client(ca=unknown) as client:
         with pytest.raises(PeerUnavailable, match=r"^no TLS connection to .*CERTIFICATE_VERIFY_FAILED"):
             await client.complete(SHORT, timeout=SECONDS)
+        with pytest.raises(PeerUnavailable, match=r"is not ready after 0.5 s: no TLS .*CERTIFICATE_VERIFY_FAILED"):
+            await client.wait_ready(0.5)
     async with AsyncClient(house.address, token=ALICE) as plain:
         with pytest.raises(PeerUnavailable):
             await plain.complete(SHORT, timeout=SECONDS)

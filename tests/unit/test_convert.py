@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minedraft.errors import ProtocolError
+from minedraft.ranges import MOST_DRAFTS
 from minedraft.rpc import convert, convert_steps
 from minedraft.types import (
     AcceptanceRule,
@@ -66,7 +67,11 @@ def unique_by_id(items: list[Any]) -> tuple[Any, ...]:
 
 
 @given(
-    st.lists(st.builds(DraftItem, uint64, uint32, tail, st.none() | params, uint32)).map(unique_by_id), uint64, uint32
+    st.lists(st.builds(DraftItem, uint64, uint32, tail, st.none() | params, st.integers(0, MOST_DRAFTS))).map(
+        unique_by_id
+    ),
+    uint64,
+    uint32,
 )
 def test_draft_steps(items: tuple[DraftItem, ...], step_id: int, lane: int) -> None:
     wire = convert_steps.write_draft_step(step_id, lane, items).SerializeToString()
@@ -164,5 +169,8 @@ def test_forbidden_steps_name_the_field() -> None:
         convert_steps.read_draft_items(drafter_pb2.DraftStep(items=[item, item]))
     with pytest.raises(ProtocolError, match="tail_token_ids"):
         convert_steps.read_draft_items(drafter_pb2.DraftStep(items=[drafter_pb2.DraftItem()]))
+    greedy = drafter_pb2.DraftItem(tail_token_ids=[1], max_draft_tokens=MOST_DRAFTS + 1)
+    with pytest.raises(ProtocolError, match="max_draft_tokens"):
+        convert_steps.read_draft_items(drafter_pb2.DraftStep(items=[greedy]))
     with pytest.raises(ProtocolError, match=r"params\.rule"):
         convert.read_params(common.SequenceParams())

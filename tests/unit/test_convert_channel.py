@@ -41,7 +41,12 @@ references = st.builds(
     st.lists(uint32, max_size=4).map(tuple),
 )
 specs = st.builds(
-    ChannelSpec, short, uint64, st.sampled_from(ChannelKind), st.integers(1, 2**32 - 1), st.integers(1, 2**64 - 1)
+    ChannelSpec,
+    short,
+    uint64,
+    st.sampled_from(ChannelKind),
+    st.integers(1, convert_channel.MOST_SLOTS),
+    st.integers(1, 2**64 - 1),
 )
 requests = st.builds(
     ChannelRequest,
@@ -114,8 +119,16 @@ def test_kinds_of_a_later_version_are_left_out() -> None:
             ),
             "slots",
         ),
+        (
+            common.ChannelRequest(
+                spec=common.ChannelSpec(kind=common.CHANNEL_KIND_SHM, slots=2**32 - 1, slot_bytes=1),
+                role=common.CHANNEL_ROLE_SENDER,
+                action=common.CHANNEL_ACTION_OFFER,
+            ),
+            "slots",
+        ),
     ],
-    ids=["empty", "no slots"],
+    ids=["empty", "no slots", "slots without end"],
 )
 def test_requests_without_sense_are_refused(message: common.ChannelRequest, field: str) -> None:
     with pytest.raises(ProtocolError, match=field):

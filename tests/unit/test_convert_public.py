@@ -13,6 +13,7 @@ from minedraft.generation import (
     Activity,
     Chat,
     ChatMessage,
+    ChoiceInfo,
     FinishReason,
     GenerateRequest,
     LaneInfo,
@@ -21,12 +22,15 @@ from minedraft.generation import (
     PeerInfo,
     ServerInfo,
     SpeculationStats,
+    StepKind,
     Text,
+    TimelinePage,
+    TimelineStep,
     TokenIds,
     Usage,
 )
 from minedraft.rpc import convert_public as convert
-from minedraft.types import ModelInfo, SamplingParams, ServiceState, TokenLogprobs
+from minedraft.types import ModelInfo, SamplingParams, ServiceState, StepTiming, TokenLogprobs
 from minedraft.v1 import generation_pb2 as pb
 
 uint32 = st.integers(0, 2**32 - 1)
@@ -81,18 +85,48 @@ peers = st.builds(
     uint64,
     text,
 )
+choices = st.builds(
+    ChoiceInfo,
+    uint32,
+    uint32,
+    st.booleans(),
+    st.booleans(),
+    text,
+    double,
+    double,
+    double,
+    double,
+    st.lists(double, max_size=3).map(tuple),
+    uint64,
+    uint64,
+    double,
+)
 servers = st.builds(
     ServerInfo,
     text,
     st.none() | target,
-    peers,
-    peers,
-    st.lists(st.builds(LaneInfo, uint32, uint32, uint64), max_size=3).map(tuple),
+    st.lists(peers, max_size=2).map(tuple),
+    st.lists(peers, max_size=2).map(tuple),
+    st.lists(st.builds(LaneInfo, uint32, uint32, uint64, text, text), max_size=3).map(tuple),
     st.builds(Limits, uint32, uint32, uint32, uint32, uint32, uint32),
     uint32,
     stats,
     st.builds(Activity, double, double, double, double, double, double, uint64, uint64),
     uint64,
+    uint64,
+    st.lists(choices, max_size=2).map(tuple),
+)
+steps = st.builds(
+    TimelineStep,
+    uint64,
+    st.sampled_from(StepKind),
+    uint32,
+    text,
+    uint64,
+    uint32,
+    st.builds(StepTiming, uint64, uint64, uint64, uint64),
+    uint32,
+    uint32,
     uint64,
 )
 
@@ -113,6 +147,12 @@ def test_outputs(output: Output) -> None:
 def test_servers(info: ServerInfo) -> None:
     wire = pb.GetServerInfoResponse.FromString(convert.write_server(info).SerializeToString())
     assert convert.read_server(wire) == info
+
+
+@given(st.builds(TimelinePage, st.lists(steps, max_size=3).map(tuple), uint64))
+def test_timelines(page: TimelinePage) -> None:
+    wire = pb.GetTimelineResponse.FromString(convert.write_timeline(page).SerializeToString())
+    assert convert.read_timeline(wire) == page
 
 
 def test_what_is_absent_takes_the_defaults() -> None:

@@ -14,8 +14,8 @@ from minedraft.cli.doctor.examination import examine
 from minedraft.cli.doctor.finding import Scope
 from minedraft.cli.doctor.report import report
 from minedraft.cli.doctor.table import table
-from minedraft.cli.options import AsJson
-from minedraft.config import EngineSettings
+from minedraft.cli.options import AsJson, TlsCa, TlsClientCert, TlsClientKey, TlsServerName, TokenFile
+from minedraft.config import CliSettings, EngineSettings
 
 CONFIGURATION = "Configuration to examine"
 USUAL_SHM_DIR: Path = EngineSettings.model_fields["shm_dir"].default
@@ -48,6 +48,11 @@ def doctor(
     address: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="a server to ask how it is", rich_help_panel=CONFIGURATION)
     ] = "",
+    token_file: TokenFile = None,
+    tls_ca: TlsCa = None,
+    tls_client_cert: TlsClientCert = None,
+    tls_client_key: TlsClientKey = None,
+    tls_server_name: TlsServerName = None,
     shm_dir: Annotated[
         Path, typer.Option(metavar="DIR", help="folder for shared memory", rich_help_panel=CONFIGURATION)
     ] = USUAL_SHM_DIR,
@@ -61,7 +66,23 @@ def doctor(
 
     Example: minedraft doctor --device cuda --channel cuda_ipc --attention flash_attn
     """
-    scope = Scope(target, draft, device, channel, attention, address, str(shm_dir), check_seconds)
+    how = CliSettings().model_copy(
+        update={
+            name: value
+            for name, value in (
+                ("token_file", token_file),
+                ("tls_ca", tls_ca),
+                ("tls_client_cert", tls_client_cert),
+                ("tls_client_key", tls_client_key),
+                ("tls_server_name", tls_server_name),
+            )
+            if value is not None
+        }
+    )
+    scope = Scope(
+        target, draft, device, channel, attention, address, str(shm_dir), check_seconds,
+        how.token_file, how.tls_ca, how.tls_client_cert, how.tls_client_key, how.tls_server_name,
+    )  # fmt: skip
     asked = asked_for(scope)
     with status("examining") as progress:
         findings = list(examine(scope, progress))

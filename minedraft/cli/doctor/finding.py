@@ -73,6 +73,11 @@ class Scope:
     address: str = ""
     shm_dir: str = "/dev/shm"  # noqa: S108  # the services' own default
     seconds: float = 120.0  # a check that takes longer is given up
+    token_file: str = ""  # these five: how the server is called. Paths travel, secrets do not
+    tls_ca: str = ""
+    tls_client_cert: str = ""
+    tls_client_key: str = ""
+    tls_server_name: str = ""
 
 
 def ok(name: str, title: str, found: str, /, **values: Any) -> Finding:

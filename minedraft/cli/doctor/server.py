@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from minedraft.cli.doctor.finding import Finding, Scope, broken, not_here, ok, one_line
+from minedraft.cli.options import access_of
 from minedraft.cli.up import describe_choice
-from minedraft.client import Client
-from minedraft.errors import MinedraftError
+from minedraft.errors import MinedraftError, SetupError
 from minedraft.generation import PeerInfo, ServerInfo
 
 DRAFTER: Final = "its drafter"
+MEND: Final = "start it with `minedraft up`, look at its log, or give its --address"
+MEND_ACCESS: Final = "give the --token-file and --tls-... options that this server wants"
 WAIT_SECONDS: Final = 5.0  # for a server that is still starting
 
 
@@ -18,10 +20,13 @@ def check_server(scope: Scope) -> list[Finding]:
     """Health and target, then the drafter and its channel."""
     name, title = "server", f"server at {scope.address}"
     try:
-        with Client(scope.address) as client:
+        access = access_of(
+            scope.token_file, scope.tls_ca, scope.tls_client_cert, scope.tls_client_key, scope.tls_server_name
+        )
+        with access.client(scope.address) as client:
             info = client.wait_ready(min(WAIT_SECONDS, scope.seconds / 2))
     except MinedraftError as error:
-        mend = "start it with `minedraft up`, look at its log, or give its --address"
+        mend = MEND_ACCESS if isinstance(error, SetupError) else MEND
         unasked = not_here("server.drafter", DRAFTER, "not asked: the server does not serve", "mend the server first")
         return [broken(name, title, one_line(str(error)), mend), unasked]
     return [_target(name, title, info), _drafter(info.drafter)]

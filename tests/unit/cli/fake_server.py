@@ -22,9 +22,11 @@ from minedraft.generation import (
     PeerInfo,
     ServerInfo,
     SpeculationStats,
+    TimelinePage,
+    TimelineStep,
     Usage,
 )
-from minedraft.rpc.convert_public import read_request, write_output, write_server
+from minedraft.rpc.convert_public import read_request, write_output, write_server, write_timeline
 from minedraft.rpc.server import Server
 from minedraft.types import ModelInfo, TokenLogprobs
 from minedraft.v1 import generation_pb2 as pb
@@ -67,6 +69,7 @@ class FakeService(pb_grpc.GenerationServiceServicer):
     delay: float = 0.0  # seconds before each piece
     endless: bool = False
     activity_step: float = 0.0  # wall seconds that pass between two GetServerInfo calls
+    timeline: list[TimelineStep] = field(default_factory=list)
     requests: list[GenerateRequest] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -106,6 +109,13 @@ class FakeService(pb_grpc.GenerationServiceServicer):
             self.info, activity=replace(activity, wall_seconds=activity.wall_seconds + self.activity_step)
         )
         return write_server(self.info)
+
+    async def GetTimeline(  # noqa: N802
+        self, request: pb.GetTimelineRequest, context: Any
+    ) -> pb.GetTimelineResponse:
+        steps = [step for step in self.timeline if step.number > request.after]
+        newest = self.timeline[-1].number if self.timeline else 0
+        return write_timeline(TimelinePage(tuple(steps[: request.limit or None]), newest))
 
     async def _refuse(self, context: Any) -> None:
         if self.refusal is not None and len(self.requests) > self.refuse_from:

@@ -48,6 +48,3 @@ def test_a_stack_that_cannot_work_is_told_at_once(tmp_path: Path) -> None:
     missing = Protection(str(tmp_path / "none"))
     with pytest.raises(SetupError, match=r"^--token-file: .*none: cannot be read"):
         Stack(StackOptions(**simulated, protection=missing)).start()  # type: ignore[arg-type]
-    both = StackOptions(**simulated, http="127.0.0.1:0", protection=Protection(cert="c", key="k"))  # type: ignore[arg-type]
-    with pytest.raises(SetupError, match=r"^--http: the door cannot call"):
-        Stack(both).start()

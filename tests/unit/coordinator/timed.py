@@ -17,6 +17,7 @@ from coordinator.chooser import Chooser
 from coordinator.request import Request, Sink
 from coordinator.site import Site
 from coordinator.text import TargetText, TextStream
+from coordinator.timeline import Timeline
 from minedraft.errors import MinedraftError
 from minedraft.generation import PeerInfo
 from minedraft.model.byte_tokenizer import byte_tokenizer
@@ -66,6 +67,7 @@ class TimedPort:
     def __init__(self, devices: Devices) -> None:
         self.devices = devices
         self.steps = 0
+        self.address = "timed:1"
         self.busy = 0.0
         self.other: TimedPort | None = None
         self._free_at = 0.0
@@ -187,6 +189,7 @@ class ClosedLoop:
             admission=self.admission,
             site=self._site,
             activity=ActivityLog().beside(),
+            timeline=Timeline(0),
             chooser=chooser,
             prefill_chunk=512,
             commit=self._commit,
