@@ -194,7 +194,7 @@ class DrafterSettings(EngineSettings):
     draft_law: DraftLawName = Field(
         "top_m", description="law that drafts of sampled requests are drawn from and sent with"
     )
-    top_m: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="tokens kept a position under the law top_m")
+    top_m: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="tokens kept a position under the law top_m")
     ngram_max: Annotated[int, Field(ge=1, le=16)] = Field(3, description="longest n-gram looked up")
     ngram_min: Annotated[int, Field(ge=1, le=16)] = Field(1, description="shortest n-gram looked up")
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from minedraft.errors import SetupError
 
-FOLDER: Final = "drafter-2"  # in the target's folder; counts up with the shipped weights
+FOLDER: Final = "drafter-3"  # in the target's folder; counts up with the shipped weights
 SHIPPED: Final = Path(__file__).parents[1] / "assets" / "demo_drafter"
 
 

@@ -51,6 +51,15 @@ def distill(
         float,
         typer.Option(min=0.1, help="of the law that is learned; below 1: surer drafts", rich_help_panel=TRAINING),
     ] = 1.0,
+    overlap_from: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="share of the training after which the acceptance itself is learned",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0.7,
     seed: Annotated[int, typer.Option(help="of prompts, batches and the samples kept apart")] = 0,
     device: Annotated[str, typer.Option(help="auto, or a torch device such as cuda:0")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's own choice")] = 0,
@@ -81,7 +90,13 @@ def distill(
         target=Path(model_path(target)),
         folder=out,
         training=TrainingOptions(
-            tokens, batch_tokens, matrix_rate, other_rate, target_temperature=target_temperature, seed=seed
+            tokens,
+            batch_tokens,
+            matrix_rate,
+            other_rate,
+            target_temperature=target_temperature,
+            overlap_from=overlap_from,
+            seed=seed,
         ),
         layers=_numbers(layers),
         draft_vocab_size=draft_vocab_size,

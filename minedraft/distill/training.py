@@ -22,6 +22,7 @@ WARM_UP: Final = 0.02  # of all tokens
 DECAY: Final = 0.6  # share of the training over which the rates fall to nothing
 SHARPNESS: Final = (1.0, 1.1, 1.2, 1.35, 1.5, 1.7, 2.0)
 SHARPENED_AT: Final = 0.8  # the temperature that a draft model is sharpened for
+LIKELIHOOD: Final = 0.5  # weight of the cross entropy beside the overlap, which says nothing of drafts that are missed
 LAST: Final = 0.02  # of the rate, at the end
 SORTED: Final = 512  # lessons sorted by length at a time, so that batches have little padding
 
@@ -36,6 +37,7 @@ class TrainingOptions:
     other_rate: float = 5e-4  # Adam, for the output layer and the norms
     weight_decay: float = 0.01
     target_temperature: float = 1.0  # of the law that is learned: below 1 the student is surer than the target
+    overlap_from: float = 0.7  # share of the training after which the overlap itself is learned; 1: never
     seed: int = 0
 
 
@@ -103,7 +105,7 @@ class Training:
         best = dict(zip(map(id, self._kept), self._best, strict=True))
         for batch in batches(self._kept, self._options.batch_tokens, random.Random(0)):
             logits = F.linear(self._hidden(batch), self.student.head.weight.bfloat16()).float()  # [N, draft vocabulary]
-            p = self._target_law(batch)
+            p = self._law(batch, self._options.target_temperature)
             log_q = logits.log_softmax(dim=1)
             loss -= float((p * log_q).sum())
             own = self.student.token_ids[logits.argmax(dim=1)]
@@ -174,16 +176,17 @@ class Training:
         return True
 
     def _learn(self, batch: Sequence[Lesson]) -> float:
-        """Add the gradients of one batch; its loss. The output layer's gradient, q - p, is written out: it is most of
-        the work, and automatic differentiation would hold four copies of it."""
+        """Add the gradients of one batch; its loss. The gradient of the logits is written out: the output layer is most
+        of the work, and automatic differentiation would hold four copies of it."""
         hidden = self._hidden(batch)  # [N, H]
         states = hidden.detach()
+        overlap = self.seen >= self._options.overlap_from * self._options.tokens
         with torch.no_grad():
-            p = self._target_law(batch)  # [N, draft vocabulary]
             weight = self.student.head.weight.bfloat16()
-            log_q = F.linear(states, weight).float().log_softmax(dim=1)
-            loss = -float((p * log_q).sum()) / len(p)
-            slope = log_q.exp_().sub_(p).div_(len(p)).bfloat16()
+            logits = F.linear(states, weight).float()  # [N, draft vocabulary]
+            p = self._law(batch, SHARPENED_AT if overlap else self._options.target_temperature)
+            loss, slopes = overlap_slopes(logits, p, SHARPENED_AT) if overlap else likelihood_slopes(logits, p)
+            slope = slopes.bfloat16()
             self.student.head.weight.grad = (slope.T @ states).float()
             upstream = slope @ weight
         hidden.backward(upstream)  # type: ignore[no-untyped-call]
@@ -204,15 +207,37 @@ class Training:
             states = self.student.hidden(padded.to(self.student.head.weight.device))
         return states.flatten(0, 1)[places.to(states.device)].bfloat16()
 
-    def _target_law(self, batch: Sequence[Lesson]) -> Tensor:
-        """The law to be learned, over the draft vocabulary: the target's, tempered. [N, draft vocabulary] float32"""
+    def _law(self, batch: Sequence[Lesson], temperature: float) -> Tensor:
+        """The target's law over the draft vocabulary at a temperature. [N, draft vocabulary] float32"""
         hidden = torch.cat([lesson.hidden for lesson in batch]).to(self._known_rows.device)
-        return F.linear(hidden, self._known_rows).float().div_(self._options.target_temperature).softmax(dim=1)
+        return F.linear(hidden, self._known_rows).float().div_(temperature).softmax(dim=1)
 
     def _endless(self) -> Iterator[list[Lesson]]:
         dice = random.Random(self._options.seed)
         while True:
             yield from batches(self._taught, self._options.batch_tokens, dice)
+
+
+def likelihood_slopes(logits: Tensor, p: Tensor) -> tuple[float, Tensor]:
+    """The mean cross entropy of softmax(logits) against p, and its gradient by the logits. [N, v] float32 each."""
+    log_q = logits.log_softmax(dim=1)
+    loss = -float((p * log_q).sum()) / len(p)
+    return loss, log_q.exp_().sub_(p).div_(len(p))
+
+
+def overlap_slopes(logits: Tensor, p: Tensor, temperature: float) -> tuple[float, Tensor]:
+    """The mean of -sum(min(p, q)) + LIKELIHOOD * cross entropy for q = softmax(logits / temperature), and its gradient
+    by the logits. [N, v] float32 each.
+
+    The overlap of two laws is the chance that a draft from q is kept (Leviathan et al. 2023, arXiv 2211.17192,
+    corollary 3.6), so this learns what the drafter is for. Where q < p more of q is more overlap.
+    """
+    log_q = (logits / temperature).log_softmax(dim=1)
+    q = log_q.exp()
+    short = torch.where(q < p, q, 0.0)
+    loss = -float(torch.minimum(p, q).sum()) - LIKELIHOOD * float((p * log_q).sum())
+    slopes = q * short.sum(dim=1, keepdim=True) - short + LIKELIHOOD * (q - p)
+    return loss / len(p), slopes.div_(len(p) * temperature)
 
 
 def batches(lessons: Sequence[Lesson], batch_tokens: int, dice: random.Random) -> Iterator[list[Lesson]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import torch as safetensors_torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -20,7 +22,17 @@ from minedraft.distill.corpus import Sample
 from minedraft.distill.prompts import built_in, read_prompts
 from minedraft.distill.student import Student
 from minedraft.distill.teacher import Lesson, Teacher
-from minedraft.distill.training import LAST, SHARPNESS, Training, TrainingOptions, batches, schedule
+from minedraft.distill.training import (
+    LAST,
+    LIKELIHOOD,
+    SHARPNESS,
+    Training,
+    TrainingOptions,
+    batches,
+    likelihood_slopes,
+    overlap_slopes,
+    schedule,
+)
 from minedraft.distill.vocabulary import coverage, frequent
 from minedraft.errors import SetupError
 from minedraft.model.draft_vocabulary import known_tokens, widen
@@ -158,11 +170,37 @@ def test_the_written_gradient_is_that_of_the_loss(target: PreTrainedModel, tmp_p
     assert set(found) == set(run.student.trained())
     run.student.zero_grad()
     logits = run._hidden(batch) @ run.student.head.weight.bfloat16().T
-    loss = -(run._target_law(batch) * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
+    loss = -(run._law(batch, 1.0) * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
     loss.backward()  # type: ignore[no-untyped-call]
     for name, weight in run.student.trained().items():
         assert weight.grad is not None
         assert float((found[name] - weight.grad).norm() / weight.grad.norm()) < 0.03, name  # bfloat16
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "overlap"])
+def test_slopes_are_the_gradients_of_the_loss(kind: str) -> None:
+    torch.manual_seed(3)
+    logits = (3 * torch.randn(5, 30)).requires_grad_()
+    p = (3 * torch.randn(5, 30)).softmax(dim=1)
+    if kind == "likelihood":
+        expected = -(p * logits.log_softmax(dim=1)).sum(dim=1).mean()
+        loss, slopes = likelihood_slopes(logits.detach(), p)
+    else:
+        q = (logits / 0.8).softmax(dim=1)
+        expected = -(torch.minimum(p, q) + LIKELIHOOD * p * q.log()).sum(dim=1).mean()
+        loss, slopes = overlap_slopes(logits.detach(), p, 0.8)
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert logits.grad is not None
+    torch.testing.assert_close(slopes, logits.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_last_part_of_the_training_is_for_the_overlap(target: PreTrainedModel, tmp_path: Path) -> None:
+    run = training(target, tmp_path, tokens=6000, overlap_from=0.5)
+    run.run(3000, silent)
+    losses: list[float] = []
+    run.run(6000, lambda _, loss: losses.append(loss))
+    assert sum(losses[-20:]) < sum(losses[:20])
 
 
 def test_training_learns_and_resumes_where_it_stopped(target: PreTrainedModel, tmp_path: Path) -> None:
@@ -210,7 +248,7 @@ def test_shipping_leaves_out_what_the_target_has(target: PreTrainedModel, folder
     Student(target, (0,), torch.arange(0, VOCAB, 2)).export(tmp_path / "made", folder)
     shipping.strip(tmp_path / "made", tmp_path / "shipped")
     assert not (tmp_path / "shipped" / "tokenizer.json").exists()
-    shipped = load_file(tmp_path / "shipped" / "model.safetensors")
+    shipped = safetensors_torch.load(lzma.decompress((tmp_path / "shipped" / shipping.PACKED).read_bytes()))
     assert "model.embed_tokens.weight" not in shipped
     assert all(weight.dtype is torch.int8 for weight in shipped.values() if weight.dim() == 2)
     shipping.complete(tmp_path / "shipped", folder, tmp_path / "completed")
@@ -218,7 +256,7 @@ def test_shipping_leaves_out_what_the_target_has(target: PreTrainedModel, folder
     assert set(whole) == set(again)
     for name, weight in whole.items():
         if weight.dim() == 2 and "embed" not in name:
-            step = weight.float().abs().amax(dim=1, keepdim=True) / 127
+            step = weight.float().abs().amax(dim=1, keepdim=True) / shipping.LARGEST
             assert bool(((again[name].float() - weight.float()).abs() <= step).all()), name  # half a step, and bfloat16
         else:
             assert torch.equal(again[name], weight), name
@@ -247,7 +285,6 @@ def test_the_sharpness_is_the_one_whose_drafts_are_kept_most(
 
 
 def test_a_cooler_target_is_a_surer_one(target: PreTrainedModel, tmp_path: Path) -> None:
-    plain, cool = training(target, tmp_path), training(target, tmp_path, target_temperature=0.5)
-    batch = plain._kept
-    squared = plain._target_law(batch) ** 2
-    torch.testing.assert_close(cool._target_law(batch), squared / squared.sum(dim=1, keepdim=True))
+    run = training(target, tmp_path)
+    squared = run._law(run._kept, 1.0) ** 2
+    torch.testing.assert_close(run._law(run._kept, 0.5), squared / squared.sum(dim=1, keepdim=True))
