@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.record import record
 from drafter_service.proposers.model import ModelProposer
+from minedraft.channel.step import StepChannels
 from minedraft.cli.demo_model import DEMO, draft_path, model_path
 from minedraft.cli.models import ensure
 from minedraft.engine.build import open_model
@@ -51,7 +52,7 @@ def feed(engine: Engine, item: DraftItem) -> float:
 def propose(proposer: ModelProposer, item: DraftItem) -> float:
     """Milliseconds a draft of one proposal, reconciling and drawing included."""
     started = time.perf_counter()
-    proposer.step("bench", [item])
+    proposer.step("bench", [item], StepChannels())
     return 1e3 * (time.perf_counter() - started) / item.max_draft_tokens
 
 
