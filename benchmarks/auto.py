@@ -7,7 +7,8 @@ real lanes, admission and chooser, before ports that take time by a law of what 
 (tests/unit/coordinator/timed.py), on an event loop whose clock jumps. Each is run with auto and with every fixed K in
 0, 1, 2, 3, 4, 6, 8 on one and on two lanes, for SHORT tokens of each place in flight. Then auto and the best of those
 serve the same requests with the same luck: LEARNING seconds of service that are not counted (but in `whole`), and
-MEASURED seconds that are, or LEAST_MEASURED tokens where those are more: with one request luck is large. The coordinator's own work takes no virtual time.
+MEASURED seconds that are, or LEAST_MEASURED tokens where those are more: with one request luck is large. The
+coordinator's own work takes no virtual time.
 Writes benchmarks/results/auto.json and docs/images/auto.svg.
 """
 
