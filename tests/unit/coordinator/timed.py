@@ -67,6 +67,7 @@ class TimedPort:
     def __init__(self, devices: Devices) -> None:
         self.devices = devices
         self.steps = 0
+        self.items = 0  # of verify steps
         self.address = "timed:1"
         self.busy = 0.0
         self.other: TimedPort | None = None
@@ -128,6 +129,7 @@ class TimedVerifier(TimedPort):
         self._accept = accept
 
     async def verify(self, lane: int, generation: int, items: Sequence[VerifyItem]) -> VerifyReply:
+        self.items += len(items)
         tokens = sum(self.feed(item, _drafts(item)) + _drafts(item) for item in items)
         timing = await self.pass_time(self.devices.verify(len(items), tokens))
         chance = self._accept(asyncio.get_running_loop().time())
