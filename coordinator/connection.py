@@ -18,6 +18,7 @@ import structlog
 from minedraft.config import MIB, CoordinatorSettings
 from minedraft.errors import ChannelError, PeerUnavailable, ProtocolError, SetupError
 from minedraft.generation import PeerInfo
+from minedraft.rpc.cancellation import raise_if_cancelled
 from minedraft.rpc.convert import read_state, read_welcome
 from minedraft.rpc.convert_channel import read_channel_answer, read_fault, write_channel_request
 from minedraft.rpc.credentials import ClientTls
@@ -165,6 +166,7 @@ class Peer(Generic[Reply]):
             except Exception as error:  # a peer is called again whatever ended the last call
                 reason = _short(error)
                 self._log.exception("connection failed")
+            raise_if_cancelled()
             if self.generation != generation:
                 pause = FIRST_PAUSE_SECONDS
                 self._log.warning("peer lost", reason=reason, generation=self.generation)

@@ -29,6 +29,7 @@ from minedraft.config import MIB
 from minedraft.errors import DeadlineExceeded, InvalidRequest, MinedraftError, PeerUnavailable, SetupError
 from minedraft.generation import GenerateRequest, Output, PeerInfo, ServerInfo, TimelinePage
 from minedraft.rpc import convert_public as convert
+from minedraft.rpc.cancellation import raise_if_cancelled
 from minedraft.rpc.credentials import ClientTls, may_carry_token
 from minedraft.rpc.status import error_of
 from minedraft.rpc.tokens import SHORTEST, TOKEN, first_secret
@@ -101,7 +102,7 @@ class AsyncClient:
             async for message in call:
                 yield convert.read_output(message)
         except grpc.RpcError as error:
-            raise _translated(self.address, error) from error
+            raise _ended(self.address, error) from error
         finally:
             call.cancel()
 
@@ -113,7 +114,7 @@ class AsyncClient:
                 message, timeout=timeout, metadata=(*self._metadata, *request.trace_headers)
             )
         except grpc.RpcError as error:
-            raise _translated(self.address, error) from error
+            raise _ended(self.address, error) from error
         return convert.read_output(response.output)
 
     async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
@@ -123,7 +124,7 @@ class AsyncClient:
                 pb.GetServerInfoRequest(), timeout=timeout, metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise _translated(self.address, error) from error
+            raise _ended(self.address, error) from error
         return convert.read_server(response)
 
     async def timeline(self, after: int = 0, *, limit: int = 0, timeout: float | None = None) -> TimelinePage:
@@ -133,7 +134,7 @@ class AsyncClient:
                 pb.GetTimelineRequest(after=after, limit=limit), timeout=timeout, metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise _translated(self.address, error) from error
+            raise _ended(self.address, error) from error
         return convert.read_timeline(response)
 
     async def wait_ready(self, timeout: float = 60.0, *, drafter: bool = False) -> ServerInfo:
@@ -157,6 +158,7 @@ class AsyncClient:
             try:
                 health = await self._health.Check(HEALTH_REQUEST, timeout=timeout, wait_for_ready=True)
             except grpc.RpcError as error:
+                raise_if_cancelled()
                 if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                     raise
                 # It may not even be connected, which only a call that does not wait for that is told, with the reason.
@@ -165,7 +167,7 @@ class AsyncClient:
                 return "its health is NOT_SERVING", None
             info = await self.server_info(timeout=timeout)
         except grpc.RpcError as error:
-            return _while_waiting(_translated(self.address, error)), None
+            return _while_waiting(_ended(self.address, error)), None
         except (PeerUnavailable, DeadlineExceeded) as error:
             return _while_waiting(error), None
         awaited = awaited_peer(info, drafter)
@@ -312,6 +314,12 @@ def _written(request: GenerateRequest) -> pb.GenerateRequest:
         return convert.write_request(request)
     except (ValueError, TypeError) as error:
         raise InvalidRequest("request", str(error)) from error
+
+
+def _ended(address: str, error: grpc.RpcError) -> MinedraftError:
+    """How a call of this task ended. Raises CancelledError where that is the task's own end."""
+    raise_if_cancelled()
+    return _translated(address, error)
 
 
 def _translated(address: str, error: grpc.RpcError) -> MinedraftError:

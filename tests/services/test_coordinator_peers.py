@@ -19,6 +19,7 @@ from minedraft.types import DraftItem, DraftReply, ModelInfo
 from minedraft.v1 import common_pb2 as common
 from minedraft.v1 import drafter_pb2 as pb
 from minedraft.v1 import drafter_pb2_grpc as pb_grpc
+from tests.refused import RefusedCall
 
 ITEM = DraftItem(1, 3, (7,), None, 2)
 SOON = 20.0  # seconds in which what must happen does happen
@@ -329,3 +330,13 @@ def test_a_verifier_of_another_target_is_refused() -> None:
         assert verifier.refusal.startswith(f"it serves another {name} than scripted")
     verifier.info = model("words")
     assert verifier.refusal == ""
+
+
+async def test_a_peer_stops_in_the_moment_of_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = VerifyPeer("127.0.0.1:1", CoordinatorSettings(), itertools.count(1), Served())
+    call = RefusedCall()
+    monkeypatch.setattr(peer, "_open", lambda _: call)
+    peer.start()
+    await call.awaited.wait()
+    async with asyncio.timeout(SOON):
+        await peer.stop()

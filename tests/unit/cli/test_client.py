@@ -22,6 +22,7 @@ from minedraft.errors import (
 )
 from minedraft.generation import Chat, ChatMessage, FinishReason, GenerateRequest, Output, PeerInfo, TokenIds, Usage
 from minedraft.types import SamplingParams
+from tests.refused import RefusedCall
 from tests.unit.cli.fake_server import INFO, FakeService, pieces, serving
 
 REQUEST = GenerateRequest(
@@ -162,6 +163,22 @@ def ready(address: str, wait: float, **options: Any) -> None:
 def ready_sync(address: str, wait: float, **options: Any) -> None:
     with Client(address) as client:
         assert client.wait_ready(wait, **options).verifier.connected
+
+
+@pytest.mark.parametrize("method", ["wait_ready", "server_info"])
+async def test_a_cancelled_call_is_cancelled_even_in_the_moment_of_a_refusal(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncClient(NOBODY) as client:
+        call = RefusedCall()
+        for stub, name in ((client._health, "Check"), (client._service, "GetServerInfo")):
+            monkeypatch.setattr(stub, name, lambda *_, **__: call.read())
+        waiting = asyncio.create_task(getattr(client, method)())
+        await call.awaited.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(20):
+                await waiting
 
 
 def absent(peer: PeerInfo, refusal: str = "") -> PeerInfo:
