@@ -31,7 +31,7 @@ class Int8Linear(nn.Module):
             rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         bias: Any = linear.bias  # may be None, whatever its annotation says
         self.out_features = linear.out_features
-        self._apply_int8: Any = operators.linear_dynamic
+        self._apply_int8: Any = operators.linear_dynamic.default
         self._packed = (operators.linear_prepack(rounded, None if bias is None else bias.detach().float()),)
 
     def forward(self, rows: Tensor) -> Tensor:

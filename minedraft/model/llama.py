@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812  # the name that everybody us
 from minedraft.kv.store import KVStore
 from minedraft.model.attention import AttentionPlan
 from minedraft.model.hf import HFModel
+from minedraft.model.rms_norm import RmsNorm
 
 if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for
     from transformers import PreTrainedModel
@@ -39,10 +40,10 @@ def is_family(config: Any) -> bool:
 class Layer:
     """One decoder layer. H hidden, N query heads, M KV heads of D, I intermediate."""
 
-    before_attention: Tensor  # [H]
+    before_attention: RmsNorm
     qkv: nn.Module  # [T, H] -> [T, (N + 2M) D]
     out: nn.Module  # [T, N D] -> [T, H]
-    before_mlp: Tensor  # [H]
+    before_mlp: RmsNorm
     gate_up: nn.Module  # [T, H] -> [T, 2I]
     down: nn.Module  # [T, I] -> [T, H]
     scaling: float
@@ -55,10 +56,9 @@ class LlamaModel(HFModel):
         super().__init__(module, **about)
         inner: Any = module.base_model
         head: Any = module.get_output_embeddings
-        self._eps = float(inner.norm.variance_epsilon)
         self._embed: nn.Module = inner.embed_tokens
         self._cos, self._sin = self._angles(inner.rotary_emb)
-        self._norm: Tensor = inner.norm.weight
+        self._norm = _norm(inner.norm)
         self._linears = nn.ModuleList([*(_fused(layer) for layer in inner.layers), nn.ModuleList([head()])])
         self._layers = [_layer(layer, parts) for layer, parts in zip(inner.layers, self._linears, strict=False)]
         self._rotated = int(module.config.num_attention_heads) + self.kv_heads  # heads with a rotation: N + M
@@ -100,13 +100,13 @@ class LlamaModel(HFModel):
         x: Tensor = self._embed(token_ids)  # [T, H]
         cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)  # [T, 1, D]
         for layer, keys, values in zip(self._layers, store.keys, store.values, strict=True):
-            y = F.rms_norm(x, x.shape[-1:], layer.before_attention, self._eps)
+            y = layer.before_attention(x)
             x = x + layer.out(self._attend(layer, y, cos, sin, keys, values, slots, plan))
-            y = F.rms_norm(x, x.shape[-1:], layer.before_mlp, self._eps)
+            y = layer.before_mlp(x)
             gate, up = layer.gate_up(y).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate).mul_(up))
         x = x[rows]
-        logits: Tensor = self._head(F.rms_norm(x, x.shape[-1:], self._norm, self._eps))
+        logits: Tensor = self._head(self._norm(x))
         return logits
 
     def _attend(
@@ -157,13 +157,17 @@ def _joined(*linears: nn.Linear) -> nn.Linear:
     return joined
 
 
+def _norm(module: Any) -> RmsNorm:
+    return RmsNorm(module.weight.detach(), float(module.variance_epsilon))
+
+
 def _layer(layer: Any, parts: Any) -> Layer:
     qkv, out, gate_up, down = parts
     return Layer(
-        layer.input_layernorm.weight,
+        _norm(layer.input_layernorm),
         qkv,
         out,
-        layer.post_attention_layernorm.weight,
+        _norm(layer.post_attention_layernorm),
         gate_up,
         down,
         float(layer.self_attn.scaling),

@@ -25,7 +25,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         operators: Any = torch.ops.mkldnn
         self.out_features = linear.out_features
-        self._apply_packed: Any = operators._linear_pointwise
+        self._apply_packed: Any = operators._linear_pointwise.default  # the overload: naming it saves a search a call
         # Plain attributes: as parameters or buffers they would be listed where only plain tensors are expected.
         self._packed = (operators._reorder_linear_weight(linear.weight.detach(), None),)
         bias: Any = linear.bias  # may be None, whatever its annotation says

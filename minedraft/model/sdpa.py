@@ -147,7 +147,11 @@ class _Piece:
 
     def _many(self, query: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
         """query [B, Q, KV, G, D], k and v [B, KV, S, D] -> [B, Q, KV, G, D]; the G heads become G*Q queries."""
-        batch, queries, kv_heads, group, _ = query.shape
+        batch, queries, kv_heads, group, head_dim = query.shape
+        if queries == 1:  # the same without moving anything: a pass of a small model is mostly small operations
+            rows = query.view(batch, kv_heads, group, head_dim)
+            output = functional.scaled_dot_product_attention(rows, k, v, attn_mask=self._mask, scale=scaling)
+            return output.unsqueeze(1)
         rows = query.permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * queries, -1)
         output = functional.scaled_dot_product_attention(rows, k, v, attn_mask=self._mask, scale=scaling)
         return output.view(batch, kv_heads, group, queries, -1).permute(0, 3, 1, 2, 4)
