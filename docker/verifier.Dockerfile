@@ -49,7 +49,7 @@ RUN groupadd --gid 10001 minedraft \
 COPY --from=build /opt/minedraft /opt/minedraft
 # The root file system may be read-only: bytecode is there already, nothing is fetched, and what libraries write goes to /tmp.
 ENV PATH=/opt/minedraft/bin:${PATH} PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 HOME=/tmp \
-    HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
+    HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GOMP_SPINCOUNT=10000
 WORKDIR /
 USER 10001:10001
 STOPSIGNAL SIGTERM

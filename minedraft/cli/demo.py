@@ -16,7 +16,7 @@ from minedraft.cli.bench.load import Sample
 from minedraft.cli.bench.report import Fields, activity, speculation
 from minedraft.cli.display import LogLines, status, write_text
 from minedraft.cli.options import prompt_of
-from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
+from minedraft.cli.stack import Stack, StackOptions, threads_by_default
 from minedraft.cli.stack_options import Draft, DraftTokens, DType, ReadySeconds, Target, ThreadsDrafter, ThreadsVerifier
 from minedraft.cli.up import describe_choice, describe_drafter
 from minedraft.client import Client
@@ -90,7 +90,7 @@ def demo(
     try:
         with status("starting the services") as waiting:
             info = stack.start(waiting)
-        _introduce(console, stack, info, threads_verifier or half_of_the_cores())
+        _introduce(console, stack, info, threads_verifier or threads_by_default(options))
         with Client(stack.coordinator) as client:
             _run(client, OPEN, WARM_UP_TOKENS, None)
             for title, text in EXAMPLES if prompt is None else (("The prompt:", prompt),):

@@ -45,7 +45,7 @@ class StackOptions:
     http: str = ""  # the HTTP door's address; "" for no door
     protection: Protection = NO_PROTECTION  # of the coordinator; the model services listen on loopback
     simulate: str = ""
-    threads_verifier: int = 0  # 0: half of the cores, at least 1
+    threads_verifier: int = 0  # 0: see `threads_by_default`
     threads_drafter: int = 0
     dtype: str = "auto"  # of the target
     draft_dtype: str = "auto"  # of the draft model; whatever it is, the output is the target's
@@ -64,10 +64,15 @@ class StackOptions:
     http_flags: tuple[str, ...] = ()
 
 
-def half_of_the_cores() -> int:
-    """CPU threads of each model service by default: two services that share cores slow each other down."""
+def threads_by_default(options: StackOptions) -> int:
+    """CPU threads of each model service.
+
+    All cores where one service is at work at a time, as with one lane; half of them where two lanes keep both at work.
+    With `auto` all: on shared cores one lane with all of them is faster than two with half each.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // 2)
+    by_turns = str(options.lanes) in {AUTO, "1"} or resolved_draft(options) in {NONE, NGRAM}
+    return cores if by_turns else max(1, cores // 2)
 
 
 def silent(service: str, line: str) -> None:
@@ -228,7 +233,7 @@ def _common_flags(options: StackOptions) -> list[str]:
 
 def _engine_flags(options: StackOptions, threads: int, dtype: str) -> list[str]:
     return [
-        *("--threads", str(threads or half_of_the_cores())),
+        *("--threads", str(threads or threads_by_default(options))),
         *("--dtype", dtype),
         *("--device", options.device),
         *("--max-len", str(options.max_len)),

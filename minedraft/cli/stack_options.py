@@ -63,10 +63,14 @@ Channel = Annotated[
 MaxLen = Annotated[int, typer.Option(min=0, help="longest sequence; 0: the model's own limit", rich_help_panel=MODELS)]
 SelfCheck = Annotated[bool, typer.Option(help="compare with the stock models at start-up", rich_help_panel=MODELS)]
 ThreadsVerifier = Annotated[
-    int, typer.Option(min=0, help="CPU threads of the verifier; 0: half of the cores", rich_help_panel=MODELS)
+    int,
+    typer.Option(
+        min=0, help="CPU threads of the verifier; 0: all, or half if lanes share them", rich_help_panel=MODELS
+    ),
 ]
 ThreadsDrafter = Annotated[
-    int, typer.Option(min=0, help="CPU threads of the drafter; 0: half of the cores", rich_help_panel=MODELS)
+    int,
+    typer.Option(min=0, help="CPU threads of the drafter; 0: all, or half if lanes share them", rich_help_panel=MODELS),
 ]
 
 
