@@ -17,6 +17,7 @@ from minedraft.cli import models
 from minedraft.cli.access import Access
 from minedraft.cli.bench import load, prompts
 from minedraft.cli.bench.load import Load, Trace
+from minedraft.cli.bench.machine import machine
 from minedraft.cli.bench.report import report
 from minedraft.cli.bench.table import table
 from minedraft.cli.display import LogLines, notes, status, write_json
@@ -36,7 +37,7 @@ from minedraft.cli.options import (
     prompt_of,
     sampling_of,
 )
-from minedraft.cli.stack import Stack, StackOptions, half_of_the_cores
+from minedraft.cli.stack import NGRAM, Stack, StackOptions, threads_by_default
 from minedraft.cli.stack_options import (
     Channel,
     CoordinatorFlags,
@@ -70,6 +71,7 @@ class LoadOptions:
     """What is sent."""
 
     concurrency: int
+    rate: float  # 0: a closed loop
     requests: int
     warmup: int
     prompts: Path | None
@@ -104,7 +106,8 @@ class LoadOptions:
 
     def settings(self) -> dict[str, Any]:
         return {
-            "concurrency": self.concurrency,
+            "concurrency": None if self.rate else self.concurrency,
+            "rate": self.rate or None,
             "requests": self.requests,
             "warmup": self.warmup,
             "prompts": str(self.prompts) if self.prompts else "synthetic",
@@ -129,6 +132,12 @@ def bench(
     tls_client_key: TlsClientKey = None,
     tls_server_name: TlsServerName = None,
     concurrency: Annotated[int, typer.Option(min=1, help="requests in flight", rich_help_panel=LOAD)] = 16,
+    rate: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="requests that arrive a second, at random; 0: --concurrency at a time", rich_help_panel=LOAD
+        ),
+    ] = 0.0,
     requests: Annotated[
         int | None, typer.Option(min=1, help="requests in all; default: 4 for each in flight", rich_help_panel=LOAD)
     ] = None,
@@ -164,10 +173,15 @@ def bench(
     verifier_flags: VerifierFlags = "",
     drafter_flags: DrafterFlags = "",
     coordinator_flags: CoordinatorFlags = "",
+    devices: Annotated[
+        int, typer.Option(min=0, help="devices that the models use, for figures per device; 0: one for each model")
+    ] = 0,
     ready_seconds: ReadySeconds = 300.0,
     verbose: Annotated[bool, typer.Option("--verbose", help="show the services' logs on stderr")] = False,
 ) -> None:
-    """Keep a number of requests in flight and measure. Starts services of its own unless given --address.
+    """Keep a number of requests in flight, or let them arrive at random (--rate), and measure.
+
+    Starts services of its own unless given --address.
 
     Tokens a second are those of all answers over the time from the first request sent to the last one ended; the steady
     part leaves out the ramps at both ends. docs/cli.md explains every field of --json.
@@ -175,7 +189,7 @@ def bench(
     Example: minedraft bench --simulate drafter=5ms,verifier=25ms,accept=0.8 --concurrency 16
     """
     what = LoadOptions(
-        concurrency=concurrency, requests=requests or ROUNDS_OF_REQUESTS * concurrency, warmup=warmup,
+        concurrency=concurrency, rate=rate, requests=requests or ROUNDS_OF_REQUESTS * concurrency, warmup=warmup,
         prompts=prompts_file, raw=raw, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
         seed=seed, ignore_eos=ignore_eos,
     )  # fmt: skip
@@ -196,14 +210,17 @@ def bench(
         access = access_of(token_file, tls_ca, tls_client_cert, tls_client_key, tls_server_name)
     with nullcontext(address) if address else _own_stack(options, verbose) as where:
         measured = uvloop.run(_measure(where, access, built, what))
+    used = devices or 1 + _has_draft_model(measured.after.info)
     fields = {
         "settings": {
             "address": address,
+            "machine": machine(),
+            "devices": used,
             **_stack_settings(None if address else options),
             **_server_settings(measured.after.info),
             **what.settings(),
         },
-        **report(measured),
+        **report(measured, used),
     }
     if as_json:
         write_json(fields)
@@ -236,7 +253,10 @@ async def _measure(address: str, access: Access, requests: list[GenerateRequest]
         await client.wait_ready(30.0)
         await load.warm_up(client, requests[: what.warmup], what.concurrency)
         with _progress(what.requests) as step:
-            return await load.run(client, requests[what.warmup :], what.concurrency, step)
+            counted = requests[what.warmup :]
+            if what.rate:
+                return await load.arrive(client, counted, load.poisson(len(counted), what.rate, what.seed or 0), step)
+            return await load.run(client, counted, what.concurrency, step)
 
 
 @contextmanager
@@ -268,9 +288,15 @@ def _stack_settings(options: StackOptions | None) -> dict[str, Any]:
         "simulate": options.simulate or None,
         "dtype": options.dtype,
         "draft_law": options.draft_law,
-        "threads_verifier": options.threads_verifier or half_of_the_cores(),
-        "threads_drafter": options.threads_drafter or half_of_the_cores(),
+        "threads_verifier": options.threads_verifier or threads_by_default(options),
+        "threads_drafter": options.threads_drafter or threads_by_default(options),
     }
+
+
+def _has_draft_model(info: ServerInfo) -> bool:
+    """Whether a drafter is used that computes: prompt lookup needs no device."""
+    drafter = info.drafter.model if info.drafter.connected else None
+    return drafter is not None and drafter.architecture != NGRAM
 
 
 def _server_settings(info: ServerInfo) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""What a closed loop measured, as the fields of `minedraft bench --json`. Pure.
+"""What a load measured, as the fields of `minedraft bench --json`. Pure.
 
 - `seconds` runs from the first request sent to the last one ended: prompts and the ramps at both ends are in it.
 - `steady` covers the time in which all C requests were in flight and past their first token: from the first token of
-  the last of the C streams until the first worker had nothing left to send. Null when there was no such time.
+  the last of the C streams until the first worker had nothing left to send. Null when there was no such time, and when
+  requests arrived by themselves.
+- `tokens_per_second_per_device`: over the devices that work, `devices` of the settings.
 - `ttft_ms`: from sending a request to its first token. `latency_ms`: to its end.
 - `itl_ms`: time between tokens as a client sees it. Tokens arrive in pieces, one a verification; a piece of n tokens
   that comes g after the one before it counts as n gaps of g / n.
@@ -27,8 +29,8 @@ PERCENTILES: Final = (50, 95, 99)
 Fields = dict[str, Any]
 
 
-def report(load: Load) -> Fields:
-    """All measured fields."""
+def report(load: Load, devices: int = 1) -> Fields:
+    """All measured fields. `devices`: how many hold a model."""
     done = [trace for trace in load.traces if trace.error is None]
     failed = [trace for trace in load.traces if trace.error is not None]
     tokens = sum(trace.tokens for trace in load.traces)
@@ -40,6 +42,7 @@ def report(load: Load) -> Fields:
         "output_tokens": tokens,
         "seconds": round(seconds, 6),
         "tokens_per_second": _ratio(tokens, seconds),
+        "tokens_per_second_per_device": _ratio(tokens, seconds * devices),
         "ttft_ms": percentiles(trace.pieces[0][0] - trace.sent for trace in done if trace.pieces),
         "itl_ms": percentiles(gap for trace in done for gap in gaps(trace.pieces)),
         "latency_ms": percentiles(trace.ended - trace.sent for trace in done),

@@ -21,6 +21,7 @@ def table(fields: Fields) -> Table:
         ("seconds", "seconds", _seconds),
         ("output tokens", "output_tokens", str),
         ("tokens a second", "tokens_per_second", _one_digit),
+        ("tokens a second and device", "tokens_per_second_per_device", _one_digit),
         ("verifier busy (forward passes)", "verifier_busy", _percent),
         ("drafter busy (forward passes)", "drafter_busy", _percent),
         ("both at work", "overlap", _percent),
@@ -36,9 +37,14 @@ def table(fields: Fields) -> Table:
 
 
 def _title(settings: Fields) -> str:
+    load = (
+        f"{settings['rate']:g} requests a second by mean"
+        if settings["rate"]
+        else f"{settings['concurrency']} requests in flight"
+    )
     return (
         f"{settings['target_model']} with {settings['drafter_model'] or 'no drafter'}: {settings['lanes']} lanes, "
-        f"K={settings['draft_tokens']}, {settings['concurrency']} requests in flight"
+        f"K={settings['draft_tokens']}, {load}"
     )
 
 

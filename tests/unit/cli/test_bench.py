@@ -1,4 +1,4 @@
-"""The closed loop, its report and its table."""
+"""The loops of a bench, its report and its table."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tests.unit.cli.fake_server import INFO, FakeService, serving
 
 REQUEST = GenerateRequest(Text("Hi"), SamplingParams())
 FIELDS = {
-    "completed", "failed", "errors", "output_tokens", "seconds", "tokens_per_second", "ttft_ms", "itl_ms", "latency_ms",
-    "acceptance_length", "acceptance_by_position", "rounds", "draft_tokens", "accepted_tokens", "verifier_busy",
-    "drafter_busy", "overlap", "verifier_engine_busy", "drafter_engine_busy", "verifications",
-    "seconds_per_verification", "steady",
+    "completed", "failed", "errors", "output_tokens", "seconds", "tokens_per_second", "tokens_per_second_per_device",
+    "ttft_ms", "itl_ms", "latency_ms", "acceptance_length", "acceptance_by_position", "rounds", "draft_tokens",
+    "accepted_tokens", "verifier_busy", "drafter_busy", "overlap", "verifier_engine_busy", "drafter_engine_busy",
+    "verifications", "seconds_per_verification", "steady",
 }  # fmt: skip
 
 
@@ -82,6 +82,9 @@ class TestReport:
         assert (steady["verifications"], steady["seconds_per_verification"]) == (80, 0.05)
         assert steady["verifier_busy"] == 0.75
 
+    def test_devices_share_the_tokens(self) -> None:
+        assert report(recorded(), devices=3)["tokens_per_second_per_device"] == 0.5
+
     def test_nothing_completed(self) -> None:
         failed = Trace(1.0, [], 2.0, None, Overloaded("full"))
         fields = report(Load((failed,), sample(0, 1, 5), sample(3, 1, 5), None))
@@ -120,7 +123,8 @@ class TestReport:
 
 def shown(fields: dict[str, object]) -> str:
     settings = {
-        "target_model": "toy", "drafter_model": "toy-draft", "lanes": 2, "draft_tokens": 4, "concurrency": 3
+        "target_model": "toy", "drafter_model": "toy-draft", "lanes": 2, "draft_tokens": 4, "concurrency": 3,
+        "rate": None,
     }  # fmt: skip
     console = Console(width=160, file=io.StringIO(), record=True)
     console.print(table({"settings": settings, **fields}))
@@ -155,6 +159,40 @@ class TestLoad:
                 made = await load.run(client, [REQUEST] * 8, 2, lambda _: None)
         assert [trace.error is None for trace in made.traces].count(True) == 3
         assert [str(trace.error) for trace in made.traces if trace.error] == ["full"] * 5
+
+    async def test_requests_arrive_whatever_the_server_does(self) -> None:
+        with serving(FakeService(delay=0.2)) as here:
+            async with AsyncClient(here.address) as client:
+                ended: list[Trace] = []
+                made = await load.arrive(client, [REQUEST] * 5, [0.0, 0.0, 0.01, 0.02, 0.03], ended.append)
+        assert here.service.most_running == 5
+        assert len(ended) == 5
+        assert all(trace.error is None and trace.tokens == 3 for trace in made.traces)
+        sent = [trace.sent for trace in made.traces]
+        assert sent == sorted(sent)
+        assert sent[-1] - sent[0] >= 0.03
+        assert made.steady is None
+
+    async def test_an_open_loop_goes_on_after_failures(self) -> None:
+        service = FakeService(refusal=(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"), refuse_from=1)
+        with serving(service) as here:
+            async with AsyncClient(here.address) as client:
+                made = await load.arrive(client, [REQUEST] * 3, [0.0, 0.05, 0.1], lambda _: None)
+        assert [trace.error is None for trace in made.traces] == [True, False, False]
+
+    @given(st.integers(1, 50), st.floats(0.1, 1e3), st.integers(0, 9))
+    def test_moments_of_arrival_rise_from_zero(self, count: int, rate: float, seed: int) -> None:
+        moments = load.poisson(count, rate, seed)
+        assert len(moments) == count
+        assert moments[0] == 0.0
+        assert moments == sorted(moments) == load.poisson(count, rate, seed)
+
+    def test_arrivals_are_a_poisson_process(self) -> None:
+        """Gaps of an exponential law: its mean, its deviation, and as many gaps under the mean as it has."""
+        gaps = np.diff(load.poisson(20_001, 4.0, 1))
+        assert gaps.mean() == pytest.approx(0.25, rel=0.03)
+        assert gaps.std() == pytest.approx(0.25, rel=0.03)
+        assert (gaps < 0.25).mean() == pytest.approx(1 - np.exp(-1), abs=0.01)
 
     async def test_warm_up(self) -> None:
         with serving() as here:
@@ -227,10 +265,26 @@ class TestCommand:
         assert settings["address"] == here.address
         assert (settings["lanes"], settings["draft_tokens"], settings["target_model"]) == (2, 4, "toy")
         assert (settings["concurrency"], settings["requests"], settings["warmup"]) == (2, 6, 1)
+        assert settings["machine"]["cores"] >= 1
+        assert settings["rate"] is None
         requests = here.service.requests
         assert [request.prompt for request in requests] == [Text(text) for text in "abababa"]
         assert [request.sampling.seed for request in requests] == list(range(10, 17))
         assert all(request.sampling.ignore_eos and request.sampling.max_new_tokens == 5 for request in requests)
+
+    def test_arrivals_at_a_rate(self) -> None:
+        given = ["--rate", "100", "--requests", "6", "--seed", "3", "--devices", "4", "--json"]
+        with serving(FakeService(activity_step=1.0, delay=0.005)) as here:
+            result = CliRunner().invoke(app, ["bench", "--address", here.address, *given])
+        assert result.exit_code == 0, result.output
+        fields = json.loads(result.stdout)
+        settings = fields["settings"]
+        assert (settings["rate"], settings["concurrency"], settings["devices"]) == (100.0, None, 4)
+        assert fields["completed"] == 6
+        assert fields["steady"] is None
+        arrivals = load.poisson(6, 100.0, 3)
+        assert fields["seconds"] >= arrivals[-1]
+        assert fields["tokens_per_second_per_device"] == pytest.approx(fields["tokens_per_second"] / 4, abs=1e-3)
 
     def test_a_table_for_people(self) -> None:
         with serving(FakeService(activity_step=1.0)) as here:
