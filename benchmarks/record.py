@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minedraft.cli.bench.machine import machine
+
 RESULTS = Path(__file__).parent / "results"
 
 
 def record(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Write benchmarks/results/NAME.json; what was written."""
-    report = {"command": _command(), "machine": _machine(), "commit": _commit(), **fields}
+    report = {"command": _command(), "machine": machine(), "commit": _commit(), **fields}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
@@ -24,11 +24,6 @@ def record(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _command() -> str:
     return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-
-
-def _machine() -> dict[str, Any]:
-    load = [round(value, 2) for value in os.getloadavg()]
-    return {"platform": platform.platform(), "cores": os.cpu_count(), "load": load}
 
 
 def _commit() -> str:
