@@ -21,7 +21,7 @@ from drafter_service.proposers.model import ModelProposer
 from minedraft.channel.step import StepChannels
 from minedraft.cli.demo_model import DEMO, draft_path, model_path
 from minedraft.cli.models import ensure
-from minedraft.engine.build import open_model
+from minedraft.engine.opening import open_model
 from minedraft.engine.runner import Engine, Feed, Sequence
 from minedraft.sampling.draft import DraftLawKind
 from minedraft.types import AcceptanceRule, DraftItem, SamplingParams, SequenceParams

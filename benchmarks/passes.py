@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from benchmarks.record import record
 from minedraft.cli.demo_model import DEMO, model_path
 from minedraft.cli.models import ensure
-from minedraft.engine.build import open_model
+from minedraft.engine.opening import open_model
 from minedraft.engine.runner import Engine, Feed, Sequence
 from minedraft.types import AcceptanceRule, SamplingParams, SequenceParams, VerifyItem
 

@@ -20,6 +20,7 @@ MIB = 1 << 20
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 WeightsName = Literal["auto", "plain", "int8"]
 ChannelName = Literal["auto", "inline", "shm", "gloo", "cuda_ipc", "nccl"]
+KernelsName = Literal["auto", "native", "torch"]
 AttentionName = Literal["auto", "sdpa", "flash_attn"]
 DraftLawName = Literal["point_mass", "top_m", "dense"]
 AUTO: Final = "auto"
@@ -136,6 +137,11 @@ class EngineSettings(ServiceSettings):
     )
     device: str = Field("auto", description="torch device; auto: cuda where there is one, else cpu")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the engine; 0: torch's choice")
+    kernels: KernelsName = Field(
+        "auto",
+        description="what computes a pass: native, the kernels of this package for Llamas in bfloat16 on a CPU, or "
+        "torch; auto: native where it can and attention is auto",
+    )
     attention: AttentionName = Field(
         "auto", description="attention backend; auto: flash_attn where device, package and model allow it, else sdpa"
     )

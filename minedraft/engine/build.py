@@ -1,4 +1,4 @@
-"""From settings to an engine: loads the model, checks it, sizes the KV cache. Run on the engine thread."""
+"""From settings to an engine: opens the model, sizes the KV cache. Run on the engine thread."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from minedraft.config import EngineSettings
 from minedraft.engine import memory
+from minedraft.engine.opening import open_model, wants_int8
 from minedraft.engine.runner import Engine, new_store
 from minedraft.errors import SetupError
 from minedraft.kv.sizing import (
@@ -23,21 +23,14 @@ from minedraft.kv.sizing import (
     pass_bytes,
 )
 from minedraft.kv.store import KVStore
-from minedraft.model import backends, flash, graphs, selfcheck
+from minedraft.model import backends, graphs, selfcheck
 from minedraft.model.base import CausalModel
 from minedraft.model.hf import HFModel
-from minedraft.model.int8 import can_quantize, quantize_linears
-from minedraft.model.llama import LlamaModel, is_family
-from minedraft.model.loader import choose_device, load, locate
-from minedraft.model.packed import can_pack, pack_linears
 from minedraft.model.parallel import ParallelModel
-from minedraft.model.sdpa import SdpaBackend
 from minedraft.model.simulated import simulated_draft, simulated_target
 from minedraft.model.simulated_spec import SimulationSpec
-from minedraft.model.tokenizer import read_eos_token_ids, read_tokenizer
 from minedraft.types import TokenizerFiles
 
-LOAD_ADVICE: Final = "end other processes on the device, or use a smaller model or --dtype"
 CACHE_ADVICE: Final = "lower --memory-fraction, --kv-cache-mib or --num-blocks, or end other processes on the device"
 GRAPHS_ADVICE: Final = "lower --memory-fraction or leave out --cuda-graphs"
 
@@ -72,7 +65,8 @@ def build_engine(settings: EngineSettings, part: Part, instance_id: str = "") ->
             device=settings.device,
             max_len=settings.max_len,
             self_check=settings.self_check,
-            int8=_wants_int8(settings, part),
+            int8=wants_int8(settings, draft=part is Part.DRAFT),
+            kernels=settings.kernels,
             attention=settings.attention,
             block_size=settings.block_size,
         )
@@ -106,83 +100,6 @@ def assemble(
     return Built(engine, tokenizer)
 
 
-def open_model(
-    path: str, *, dtype: str = "auto", device: str = "auto", max_len: int = 0, self_check: bool = True,
-    int8: bool = False, attention: str = "auto", block_size: int = 0,
-) -> tuple[HFModel, TokenizerFiles]:  # fmt: skip
-    """The model and tokenizer at `path`, checked against the stock model unless told otherwise. Raises SetupError.
-
-    `attention` is auto, sdpa or flash_attn, for KV blocks of `block_size` tokens, 0 for the backend's own number.
-    With `int8` the weights of linear layers are rounded to 8 bits after the check, and all else is float32.
-    """
-    if not path:
-        raise SetupError("no model was given: pass --model FOLDER, or fetch one with `minedraft models pull demo`")
-    files = locate(Path(path))
-    if files.gguf is None or (files.folder / "tokenizer.json").is_file():
-        tokenizer, eos_token_ids = read_tokenizer(files.folder), read_eos_token_ids(files.folder)
-    else:
-        from minedraft.model.gguf import read_gguf_tokenizer
-
-        tokenizer, eos_token_ids = read_gguf_tokenizer(files.folder / files.gguf)
-    place = choose_device(device)
-    if int8 and not can_quantize(place):
-        raise SetupError(f"--weights int8 is not available on {place} with this build of PyTorch: give --weights plain")
-    with memory.telling("loading the weights", place, LOAD_ADVICE):
-        module = load(Path(path), dtype="float32" if int8 else dtype, device=place)
-        kind = LlamaModel if is_family(module.config) else HFModel
-        model = kind(
-            module,
-            model_id=files.model_id,
-            max_len=max_len,
-            eos_token_ids=eos_token_ids,
-            tokenizer_fingerprint=tokenizer.fingerprint,
-        )
-    log = structlog.get_logger()
-    choice = backends.choose(
-        attention, backends.Shape(model.dtype, model.head_dim, model.device), block_size, flash.find_flash
-    )
-    model.use_backend(choice.backend)
-    log.info("attention chosen", backend=model.attention_backend, reason=choice.reason)
-    if not int8 and can_pack(model.dtype, model.device):
-        log.info("weights packed for the CPU", layers=model.replace_linears(pack_linears))
-    if self_check:
-        check(model, fall_back=attention == backends.AUTO)
-    if int8:
-        log.info("weights rounded to 8 bits", layers=model.replace_linears(quantize_linears))
-    if isinstance(model, LlamaModel):
-        model.release()
-    return model, tokenizer
-
-
-def check(model: HFModel, *, fall_back: bool) -> None:
-    """Run the self-check and log what it found. With `fall_back` a failing backend makes room for the reference.
-
-    Raises SetupError when the model fails it.
-    """
-    with memory.telling("checking the model", model.device, LOAD_ADVICE):
-        difference = _checked(model, fall_back=fall_back)
-    structlog.get_logger().info(
-        "self-check passed", difference=float(f"{difference:.2g}"), attention=model.attention_backend
-    )
-
-
-def _checked(model: HFModel, *, fall_back: bool) -> float:
-    """The self-check's difference. A backend that nobody asked for and that fails it makes room for the reference."""
-    try:
-        return selfcheck.check(model)
-    except SetupError as error:
-        if not fall_back or model.attention_backend == backends.SDPA:
-            raise
-        structlog.get_logger().warning(
-            "attention backend failed the self-check; the reference takes its place",
-            failed=model.attention_backend,
-            backend=backends.SDPA,
-            reason=str(error),
-        )
-    model.use_backend(SdpaBackend())
-    return selfcheck.check(model)
-
-
 def _allow_graphs(model: CausalModel, part: Part) -> bool:
     """Whether graphs are to be captured. Raises SetupError when they are wanted and cannot be."""
     if part is Part.TARGET:
@@ -209,13 +126,6 @@ def _capture(model: HFModel, store: KVStore, self_check: bool) -> None:
         difference = selfcheck.check_graphs(model, captured, store)
         log.info("CUDA graphs checked", difference=float(f"{difference:.2g}"))
     model.use_graphs(captured)
-
-
-def _wants_int8(settings: EngineSettings, part: Part) -> bool:
-    """By default for draft models on a CPU, whose rounding changes no output; never for a target unless told so."""
-    if settings.weights != "auto":
-        return settings.weights == "int8"
-    return part is Part.DRAFT and settings.dtype == "auto" and can_quantize(choose_device(settings.device))
 
 
 def _num_blocks(model: CausalModel, settings: EngineSettings, block_size: int) -> int:

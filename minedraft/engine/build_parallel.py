@@ -11,8 +11,9 @@ import torch
 
 from minedraft.config import VerifierSettings
 from minedraft.engine import memory
-from minedraft.engine.build import Built, Part, assemble, check
+from minedraft.engine.build import Built, Part, assemble
 from minedraft.engine.crew import Crew
+from minedraft.engine.opening import check
 from minedraft.engine.station import HERE, READY, Station, choose_devices
 from minedraft.errors import SetupError
 from minedraft.model import backends, process_group

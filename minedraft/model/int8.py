@@ -20,8 +20,10 @@ LARGEST: Final = 127
 class Int8Linear(nn.Module):
     """Stands for an `nn.Linear` on the CPU, for inference, with float32 in and out. Holds no parameters."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, *, narrow: bool) -> None:
+        """`narrow`: see `overflows`."""
         super().__init__()
+        self._narrow = narrow
         operators: Any = torch.ops.quantized
         weight = linear.weight.detach().float()
         scales = (weight.abs().amax(dim=1) / LARGEST).clamp(min=1e-12).double()
@@ -38,7 +40,7 @@ class Int8Linear(nn.Module):
         """[..., in] -> [..., out], float32."""
         if rows.numel() == 0:
             return rows.new_empty(*rows.shape[:-1], self.out_features)
-        output: Tensor = self._apply_int8(rows, self._packed[0], False)
+        output: Tensor = self._apply_int8(rows, self._packed[0], self._narrow)
         return output
 
 
@@ -54,10 +56,24 @@ def can_quantize(device: torch.device) -> bool:
 
 
 @torch.inference_mode()
+def overflows() -> bool:
+    """Whether activations of 8 bits are too wide for this CPU, which then takes 7.
+
+    Without VNNI the operators add two products in 16 bits, which 255 * 127 + 255 * 127 is too much for. Tried, since
+    what the operators do depends on the build as well.
+    """
+    linear = nn.Linear(64, 1, bias=False)
+    nn.init.ones_(linear.weight)
+    rows = torch.ones(1, 64)
+    return abs(float(Int8Linear(linear, narrow=False)(rows)) - 64.0) > 1.0
+
+
+@torch.inference_mode()
 def quantize_linears(model: nn.Module) -> int:
     """Replace every `nn.Linear` in `model` by its twin of 8 bits; the number replaced."""
     layers = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear]
+    narrow = overflows()
     for name, layer in layers:
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, Int8Linear(layer))
+        setattr(model.get_submodule(parent), child, Int8Linear(layer, narrow=narrow))
     return len(layers)

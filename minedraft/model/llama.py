@@ -19,6 +19,8 @@ from torch.nn import functional as F  # noqa: N812  # the name that everybody us
 from minedraft.kv.store import KVStore
 from minedraft.model.attention import AttentionPlan
 from minedraft.model.hf import HFModel
+from minedraft.model.native import NAME, LayerWeights, LlamaWeights, NativeLlama
+from minedraft.model.ragged import RaggedBatch
 from minedraft.model.rms_norm import RmsNorm
 
 if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for
@@ -57,11 +59,12 @@ class LlamaModel(HFModel):
         inner: Any = module.base_model
         head: Any = module.get_output_embeddings
         self._embed: nn.Module = inner.embed_tokens
-        self._cos, self._sin = self._angles(inner.rotary_emb)
+        self._cos, self._sin = self._angles(inner.rotary_emb, self.dtype)
         self._norm = _norm(inner.norm)
         self._linears = nn.ModuleList([*(_fused(layer) for layer in inner.layers), nn.ModuleList([head()])])
         self._layers = [_layer(layer, parts) for layer, parts in zip(inner.layers, self._linears, strict=False)]
         self._rotated = int(module.config.num_attention_heads) + self.kv_heads  # heads with a rotation: N + M
+        self._native: NativeLlama | None = None
 
     def replace_linears(self, replace: Callable[[nn.Module], int]) -> int:
         """See `HFModel.replace_linears`. The module keeps its own layers: it is the oracle."""
@@ -72,10 +75,55 @@ class LlamaModel(HFModel):
         ]
         return count
 
+    def use_native(self, native: NativeLlama | None) -> None:
+        """Compute passes by the native kernels from now on; None: by torch."""
+        self._native = native
+
+    @property
+    def attention_backend(self) -> str:
+        """See `HFModel`. The native kernels bring their own attention along."""
+        return super().attention_backend if self._native is None else NAME
+
+    def weights(self) -> LlamaWeights:
+        """What the native kernels compute with: the very weights, and angles in float32."""
+
+        def parts(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+            plain: Any = linear
+            return plain.weight, plain.bias
+
+        inner: Any = self.module.base_model
+        cos, sin = self._angles(inner.rotary_emb, torch.float32)
+        embed: Any = self._embed
+        return LlamaWeights(
+            layers=[
+                LayerWeights(
+                    layer.before_attention.weight, parts(layer.qkv), parts(layer.out),
+                    layer.before_mlp.weight, parts(layer.gate_up), parts(layer.down),
+                )
+                for layer in self._layers
+            ],
+            embed=embed.weight,
+            norm=self._norm.weight,
+            head=parts(self._head),
+            cos=cos,
+            sin=sin,
+            heads=self._rotated - self.kv_heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            eps=self._norm.eps,
+            scaling=self._layers[0].scaling,
+        )  # fmt: skip
+
     def release(self) -> None:
         """Free the weights of the module's layers. It cannot be the oracle any more."""
         inner: Any = self.module.base_model
         inner.layers = nn.ModuleList()
+        if self._native is not None:  # it has what it needs
+            self._linears, self._layers = nn.ModuleList(), []
+
+    def forward(self, batch: RaggedBatch, store: KVStore) -> Tensor:
+        """See `HFModel.forward`. By the native kernels the logits are float32."""
+        return super().forward(batch, store) if self._native is None else self._native.forward(batch, store)
 
     @property
     def _head(self) -> nn.Module:
@@ -83,12 +131,12 @@ class LlamaModel(HFModel):
         return head
 
     @torch.inference_mode()
-    def _angles(self, rotary: Any) -> tuple[Tensor, Tensor]:
+    def _angles(self, rotary: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines of every position, as the module computes them. [max_len, D] each
 
         A rotation turns (a, b) into (a cos - b sin, b cos + a sin): rolled by half, (b, a) wants (-sin, sin).
         """
-        probe = torch.empty(1, 1, dtype=self.dtype, device=self.device)
+        probe = torch.empty(1, 1, dtype=dtype, device=self.device)
         cos, sin = rotary(probe, torch.arange(self.max_len, device=self.device).unsqueeze(0))
         half = sin.shape[-1] // 2
         return cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)

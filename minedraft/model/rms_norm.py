@@ -20,8 +20,8 @@ class RmsNorm:
     """
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        self._weight = weight
-        self._eps = eps
+        self.weight = weight
+        self.eps = eps
         self._twice = (
             torch.cat([weight, weight]) if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 else None
         )
@@ -29,5 +29,5 @@ class RmsNorm:
     def __call__(self, x: Tensor) -> Tensor:
         if self._twice is not None and len(x) <= FEW_ROWS:
             both = torch.cat([x, -x], dim=-1)  # [T, 2H]
-            return functional.layer_norm(both, both.shape[-1:], self._twice, None, self._eps)[:, : x.shape[-1]]
-        return functional.rms_norm(x, x.shape[-1:], self._weight, self._eps)
+            return functional.layer_norm(both, both.shape[-1:], self._twice, None, self.eps)[:, : x.shape[-1]]
+        return functional.rms_norm(x, x.shape[-1:], self.weight, self.eps)

@@ -55,7 +55,7 @@ def check(model: HFModel) -> float:
         _paged_logits(model, walks, block_size), [model.stock_logits(token_ids) for token_ids in sequences]
     )
     _judge(model, difference, f"paged attention differs from the stock {model.architecture} model")
-    if model.attention_backend != SdpaBackend.name:
+    if model.backend.name != SdpaBackend.name:
         difference = max(difference, _check_backend(model))
     return difference
 

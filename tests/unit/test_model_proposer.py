@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from drafter_service.proposers.model import ModelProposer
 from minedraft.channel.inline import InlineReceiver, InlineSender
 from minedraft.channel.step import StepChannels
-from minedraft.engine.build import open_model
+from minedraft.engine.opening import open_model
 from minedraft.engine.runner import Engine
 from minedraft.model.draft_vocabulary import to_map
 from minedraft.model.loader import load

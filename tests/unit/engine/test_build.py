@@ -15,7 +15,8 @@ import torch
 
 from minedraft.config import DrafterSettings, VerifierSettings
 from minedraft.engine import memory
-from minedraft.engine.build import Part, build_engine, open_model
+from minedraft.engine.build import Part, build_engine
+from minedraft.engine.opening import open_model
 from minedraft.errors import SetupError
 from minedraft.kv.sizing import GIB, DeviceMemory
 from minedraft.model import flash, graphs, selfcheck
@@ -245,7 +246,7 @@ def test_want_of_memory_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(memory, "device_memory", lambda device: DeviceMemory(80 * GIB, 7 * GIB))
     with monkeypatch.context() as patch:
-        patch.setattr("minedraft.engine.build.load", full)
+        patch.setattr("minedraft.engine.opening.load", full)
         with pytest.raises(SetupError, match=r"while loading the weights: 20.00 GiB more .* 7.00 of 80.00 GiB"):
             build_engine(verifier(model=str(folder)), Part.TARGET)
     monkeypatch.setattr("minedraft.engine.build.new_store", full)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minedraft.engine.build import open_model
+from minedraft.engine.opening import open_model
 from minedraft.errors import SetupError
 from minedraft.model.draft_vocabulary import known_tokens, to_map, widen
 from minedraft.model.loader import load

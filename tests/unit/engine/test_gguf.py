@@ -10,7 +10,7 @@ import torch
 from gguf import GGUFWriter
 from tokenizers import Tokenizer
 
-from minedraft.engine.build import open_model
+from minedraft.engine.opening import open_model
 from minedraft.errors import SetupError
 from minedraft.model.gguf import convert_gguf
 from minedraft.model.hf import HFModel

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from minedraft.engine.build import open_model
+from minedraft.engine.opening import open_model
 from minedraft.errors import SetupError
 from minedraft.model import selfcheck
 from minedraft.model.llama import LlamaModel, is_family

@@ -1,0 +1,92 @@
+// Attention of new tokens to their own sequences over the paged store, causal. Softmax in float32.
+
+constexpr int TOGETHER = MOST_ROWS;  // queries that read K and V together
+
+// Some queries of one KV head of a sequence, in order of position.
+struct Queries {
+  const float* q;          // [count, D], rotated and scaled, split order
+  const int64_t* lengths;  // [count] tokens of the context that each sees, never falling
+  float* const* out;       // [count] -> [D], split order
+  int64_t count, head_dim;
+  float* scores;  // room for `count` rows of the last length, rounded up to whole vectors
+};
+
+// One KV head of a layer of the store, as one sequence sees it.
+struct Context {
+  const uint16_t *keys, *values;
+  int64_t pitch;         // from slot to slot
+  const int64_t* slots;  // in order of position
+};
+
+template <int ROWS, int N>
+INLINE void some_scores(const Queries& some, const Context& context, int64_t j, int64_t room) {
+  const uint16_t* rows[N];
+  for (int i = 0; i < N; i++) rows[i] = context.keys + context.slots[j + i] * context.pitch;
+  Floats sums[ROWS * N] = {};
+  add_tile<ROWS, N, false>(some.q, some.head_dim, rows, 0, some.head_dim, 0, sums);
+  float values[ROWS * N];
+  all_sums(sums, values);
+  for (int t = 0; t < ROWS; t++)
+    for (int i = 0; i < N; i++) some.scores[t * room + j + i] = values[t * N + i];
+}
+
+// Scores to weights that do not sum to 1, zeros to the end of the room; returns 1 / their sum.
+INLINE float weigh(float* scores, int64_t length, int64_t room) {
+  const float nothing = -3e38f;
+  for (int64_t j = length; j < room; j++) scores[j] = nothing;
+  Floats most = all(nothing);
+  for (int64_t j = 0; j < room; j += WIDTH) most = larger(most, load<Floats>(scores + j));
+  float peak = most[0];
+  for (int i = 1; i < WIDTH; i++) peak = most[i] > peak ? most[i] : peak;
+  Floats total = {};
+  for (int64_t j = 0; j < room; j += WIDTH) {
+    const Floats weights = exponential(load<Floats>(scores + j) - peak);
+    store(scores + j, weights);
+    total += weights;
+  }
+  return 1.0f / sum(total);
+}
+
+// Blocks of a head's dimensions from `from`, summed over the context.
+template <int ROWS, int BLOCKS>
+INLINE void blend(const Queries& some, const Context& context, int64_t from, int64_t room, const float* scales) {
+  Floats sums[ROWS][2 * BLOCKS] = {};
+  const int64_t length = some.lengths[ROWS - 1];
+  for (int64_t j = 0; j < length; j++) {
+    const uint16_t* row = context.values + context.slots[j] * context.pitch + from;
+#pragma GCC unroll 4
+    for (int b = 0; b < BLOCKS; b++) {
+      const Words words = load<Words>(row + b * BLOCK);
+#pragma GCC unroll 2
+      for (int part = 0; part < 2; part++) {
+        const Floats value = Packed<uint16_t>::part(words, part);
+#pragma GCC unroll 8
+        for (int t = 0; t < ROWS; t++) sums[t][2 * b + part] += some.scores[t * room + j] * value;
+      }
+    }
+  }
+  for (int t = 0; t < ROWS; t++)
+    for (int i = 0; i < 2 * BLOCKS; i++) store(some.out[t] + from + i * WIDTH, sums[t][i] * scales[t]);
+}
+
+template <int ROWS>
+void attend_together(const Queries& some, const Context& context) {
+  constexpr int N = beside(ROWS), BLOCKS = ROWS <= 3 ? 2 : 1;
+  const int64_t longest = some.lengths[ROWS - 1];
+  const int64_t room = (longest + WIDTH - 1) / WIDTH * WIDTH;
+  int64_t j = 0;
+  for (; j + N <= longest; j += N) some_scores<ROWS, N>(some, context, j, room);
+  for (; j < longest; j++) some_scores<ROWS, 1>(some, context, j, room);
+  float scales[ROWS];
+  for (int t = 0; t < ROWS; t++) scales[t] = weigh(some.scores + t * room, some.lengths[t], room);
+  int64_t d = 0;
+  for (; d + BLOCKS * BLOCK <= some.head_dim; d += BLOCKS * BLOCK) blend<ROWS, BLOCKS>(some, context, d, room, scales);
+  for (; d < some.head_dim; d += BLOCK) blend<ROWS, 1>(some, context, d, room, scales);
+}
+
+void attend(const Queries& some, const Context& context) {
+  using Together = void (*)(const Queries&, const Context&);
+  static constexpr Together BY_ROWS[] = {attend_together<1>, attend_together<2>, attend_together<3>,
+                                         attend_together<4>, attend_together<5>, attend_together<6>};
+  BY_ROWS[some.count - 1](some, context);
+}
