@@ -172,7 +172,7 @@ class NativeLlama:
 
 
 def quantize(weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """A matrix rounded to 8 bits, int8 [rows, columns] in the order that the kernels read, and its scales, float32 [rows].
+    """A matrix rounded to 8 bits, int8 [rows, columns] as the kernels read it, and its scales, float32 [rows].
 
     Of each 4 * width columns, byte b of word i is column 2i + b % 2 of half b // 2: see `Packed` in vectors.h.
     """

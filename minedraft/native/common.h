@@ -15,6 +15,14 @@
 namespace minedraft {
 constexpr int64_t MOST_DIM = 256;  // of a head
 
+// The same pointer, of which the compiler knows nothing: it then keeps one a row in a register and one index for all,
+// where it would otherwise keep a pointer for each place that is read, and run out of registers.
+template <class T>
+INLINE T* opaque(T* pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
 // A model that is ready to run, on the instruction set that it was made for. Used by one thread at a time.
 class Runner {
  public:

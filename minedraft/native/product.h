@@ -7,28 +7,38 @@ constexpr int MOST_ROWS = 6;
 constexpr int GROUP = 16;  // weight rows that all rows are multiplied with while they are in the first cache
 constexpr int64_t ROWS_AT_ONCE = 48;  // so that these rows stay in the second cache while weights stream by
 
-constexpr int64_t COLUMNS_AT_ONCE = 768;  // so that a tile's rows stay in the first cache from tile to tile
+constexpr int64_t TILES_AHEAD = 2;  // that weights are fetched before they are needed
+constexpr int64_t COLUMNS_AT_ONCE = 1536;  // so that a tile's rows stay near from tile to tile
 
 // How many weight rows a tile takes for that many rows: accumulators and operands fill the registers.
 constexpr int beside(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
 
 // Adds ROWS rows times N weight rows, each given by a pointer, over columns [from, to). `x` in split order, `stride`
-// floats from row to row. `ahead` weights further on are fetched into the cache meanwhile, unless it is 0.
+// floats from row to row. Where the weights are COLD, not in a cache yet, those that lie `ahead` further on are fetched
+// meanwhile: the next tiles' memory from one end to the other, which memory likes better than many rows at once.
 template <int ROWS, int N, bool COLD, class Weight>
 INLINE void add_tile(const float* x, int64_t stride, const Weight* const (&w)[N], int64_t from, int64_t to,
                      int64_t ahead, Floats (&sums)[ROWS * N]) {
   constexpr int PARTS = Packed<Weight>::PARTS;
+  const float* rows[ROWS];
+#pragma GCC unroll 8
+  for (int t = 0; t < ROWS; t++) rows[t] = opaque(x + t * stride);
   for (int64_t k = from; k < to; k += PARTS * WIDTH) {
+    if constexpr (COLD) {
+      constexpr int BYTES = N * PARTS * WIDTH * (int)sizeof(Weight);
+      const char* const next = (const char*)(w[0] + ahead + k * N);
+#pragma GCC unroll 8
+      for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(next + i, 0, 2);
+    }
 #pragma GCC unroll 8
     for (int n = 0; n < N; n++) {
-      if constexpr (COLD) __builtin_prefetch(w[n] + k + ahead, 0, 2);
       const Words words = load<Words>(w[n] + k);
 #pragma GCC unroll 4
       for (int part = 0; part < PARTS; part++) {
         const Floats weights = Packed<Weight>::part(words, part);
 #pragma GCC unroll 8
         for (int t = 0; t < ROWS; t++)
-          sums[t * N + n] += load<Floats>(x + t * stride + k + part * WIDTH) * weights;
+          sums[t * N + n] += load<Floats>(rows[t] + k + part * WIDTH) * weights;
       }
     }
   }
@@ -88,7 +98,7 @@ INLINE void strip(const float* x, const MdMatrix& m, int64_t at, const Target& t
       Floats now[ROWS * N];
 #pragma GCC unroll 16
       for (int j = 0; j < ROWS * N; j++) now[j] = sums[i][j];
-      add_tile<ROWS, N, COLD>(x, columns, rows, k, end, N * columns, now);
+      add_tile<ROWS, N, COLD>(x, columns, rows, k, end, TILES_AHEAD * N * columns, now);
 #pragma GCC unroll 16
       for (int j = 0; j < ROWS * N; j++) sums[i][j] = now[j];
     }
