@@ -18,6 +18,9 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /opt/minedraft
+# For the CPU kernels, which are compiled in this stage only. A build image that has a compiler needs nothing here.
+RUN command -v c++ > /dev/null \
+ || (apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*)
 WORKDIR /src
 # What changes least comes first: torch, the other packages, this project.
 RUN /opt/minedraft/bin/python -m pip install "${TORCH_REQUIREMENT}"

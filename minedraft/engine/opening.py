@@ -9,7 +9,7 @@ import structlog
 import torch
 
 from minedraft.config import AUTO, EngineSettings
-from minedraft.engine import memory
+from minedraft.engine import crossover, memory
 from minedraft.errors import SetupError
 from minedraft.model import backends, flash, native, selfcheck
 from minedraft.model.hf import HFModel
@@ -20,6 +20,7 @@ from minedraft.model.native import Choice, NativeLlama
 from minedraft.model.packed import can_pack, pack_linears
 from minedraft.model.sdpa import SdpaBackend
 from minedraft.model.tokenizer import read_eos_token_ids, read_tokenizer
+from minedraft.native.library import Kernels, Kind
 from minedraft.types import TokenizerFiles
 
 if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for
@@ -133,7 +134,8 @@ def _go_native(model: LlamaModel, choice: Choice, kernels: str, *, int8: bool, s
         log.info("kernels chosen", kernels=TORCH, reason=f"native ones are not possible: {choice.reason}")
         return False
     threads = torch.get_num_threads()
-    model.use_native(NativeLlama(model.weights(), choice.kernels, choice.kind, threads=threads))
+    made = NativeLlama(model.weights(), choice.kernels, choice.kind, threads=threads)
+    model.use_native(made)
     log.info("kernels chosen", kernels=NATIVE, instructions=choice.kind.name, threads=threads)
     if self_check:
         try:
@@ -147,7 +149,20 @@ def _go_native(model: LlamaModel, choice: Choice, kernels: str, *, int8: bool, s
     if int8:
         model.use_native(NativeLlama(model.weights(), choice.kernels, choice.kind, threads=threads, int8=True))
         log.info("weights rounded to 8 bits", kernels=NATIVE)
+    elif kernels == AUTO and can_pack(model.dtype, model.device):
+        _share_with_torch(model, made, choice.kernels, choice.kind)
     return True
+
+
+def _share_with_torch(model: LlamaModel, made: NativeLlama, kernels: Kernels, kind: Kind) -> None:
+    """Leave long passes to torch, on a CPU where it computes them faster. It packs a copy of the weights for that."""
+    ours = crossover.timed(crossover.one_layer(model, kernels, kind, torch.get_num_threads()))
+    if not crossover.native_limit(ours, crossover.timed(model.first_products())):
+        return
+    layers = model.replace_linears(pack_linears)
+    if limit := crossover.native_limit(ours, crossover.timed(model.first_products())):
+        model.use_native(made, limit)
+        structlog.get_logger().info("long passes are computed by torch", from_tokens=limit + 1, packed_layers=layers)
 
 
 def _go_by_torch(model: HFModel, attention: str, block_size: int, *, int8: bool, self_check: bool) -> None:

@@ -65,6 +65,7 @@ class LlamaModel(HFModel):
         self._layers = [_layer(layer, parts) for layer, parts in zip(inner.layers, self._linears, strict=False)]
         self._rotated = int(module.config.num_attention_heads) + self.kv_heads  # heads with a rotation: N + M
         self._native: NativeLlama | None = None
+        self._most_native = 0  # tokens of a pass that the native kernels take; 0: any number
 
     def replace_linears(self, replace: Callable[[nn.Module], int]) -> int:
         """See `HFModel.replace_linears`. The module keeps its own layers: it is the oracle."""
@@ -75,9 +76,10 @@ class LlamaModel(HFModel):
         ]
         return count
 
-    def use_native(self, native: NativeLlama | None) -> None:
-        """Compute passes by the native kernels from now on; None: by torch."""
-        self._native = native
+    def use_native(self, native: NativeLlama | None, most_tokens: int = 0) -> None:
+        """Compute passes by the native kernels from now on, those of more than `most_tokens` by torch unless it is 0.
+        None: all by torch."""
+        self._native, self._most_native = native, most_tokens
 
     @property
     def attention_backend(self) -> str:
@@ -118,12 +120,28 @@ class LlamaModel(HFModel):
         """Free the weights of the module's layers. It cannot be the oracle any more."""
         inner: Any = self.module.base_model
         inner.layers = nn.ModuleList()
-        if self._native is not None:  # it has what it needs
+        if self._native is not None and not self._most_native:  # it has what it needs
             self._linears, self._layers = nn.ModuleList(), []
 
     def forward(self, batch: RaggedBatch, store: KVStore) -> Tensor:
         """See `HFModel.forward`. By the native kernels the logits are float32."""
-        return super().forward(batch, store) if self._native is None else self._native.forward(batch, store)
+        if self._native is None or 0 < self._most_native < len(batch.token_ids):
+            return super().forward(batch, store)
+        return self._native.forward(batch, store)
+
+    def first_products(self) -> Callable[[int], None]:
+        """The products of the first layer by torch, over that many tokens of zeros: to see how long they take."""
+        layer = self._layers[0]
+        hidden = len(layer.before_attention.weight)
+        heads, inner = (self._rotated - self.kv_heads) * self.head_dim, self.module.config.intermediate_size
+        parts = ((layer.qkv, hidden), (layer.out, heads), (layer.gate_up, hidden), (layer.down, inner))
+
+        @torch.inference_mode()
+        def multiply(tokens: int) -> None:
+            for part, columns in parts:
+                part(torch.zeros(tokens, columns, dtype=self.dtype, device=self.device))
+
+        return multiply
 
     @property
     def _head(self) -> nn.Module:

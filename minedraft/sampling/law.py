@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,10 +55,16 @@ def adjusted_logits(logits: Tensor, rows: Sequence[Row], eos_token_ids: Sequence
 
 def argmax(logits: Tensor) -> list[int]:
     """The likeliest token of each row, the first of equals. [R, V]. Raises InternalError where there is none."""
-    values, tokens = logits.max(dim=1)
-    if not all(value - value == 0 for value in values.tolist()):  # NaN and infinities differ from themselves so
+    if logits.device.type == "cpu" and logits.dtype in {torch.float32, torch.float64}:
+        rows = logits.numpy()  # numpy's is five times as fast for a few rows, and leaves torch's threads asleep
+        best = rows.argmax(axis=1)
+        tokens, values = best.tolist(), rows[np.arange(len(rows)), best].tolist()
+    else:
+        likeliest = logits.max(dim=1)
+        tokens, values = likeliest.indices.tolist(), likeliest.values.tolist()
+    if not all(value - value == 0 for value in values):  # NaN and infinities differ from themselves so
         raise InternalError(NO_LAW)
-    return [int(token) for token in tokens.tolist()]
+    return [int(token) for token in tokens]
 
 
 def target_law(logits: Tensor, rows: Sequence[Row]) -> Tensor:

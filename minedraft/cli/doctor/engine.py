@@ -33,3 +33,18 @@ def check_int8(scope: Scope) -> list[Finding]:
         return [ok(name, title, f"by {torch.backends.quantized.engine}", engine=torch.backends.quantized.engine)]
     mend = "draft models keep plain weights here, which is slower; a build of torch with fbgemm or onednn has them"
     return [not_here(name, title, "this build of torch lacks them", mend)]
+
+
+def check_kernels(scope: Scope) -> list[Finding]:
+    """Whether Llamas can be computed by the native kernels here."""
+    from minedraft.native.library import find
+
+    name, title = "kernels", "CPU kernels"
+    kernels, reason = find()
+    if kernels is None:
+        mend = (
+            "install a C++ compiler (g++), then this package again; without them Llamas are computed by torch, slower"
+        )
+        return [not_here(name, title, reason, mend)]
+    kinds = [kind.name for kind in kernels.kinds]
+    return [ok(name, title, f"compiled, for {kinds[0]} here", kinds=kinds)]

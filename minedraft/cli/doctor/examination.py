@@ -17,6 +17,7 @@ TITLES: Final = {  # of the checks that need the engine
     "gpus": "GPUs",
     "device": "--device",
     "int8": "8-bit operators of the CPU",
+    "kernels": "CPU kernels",
     "attention.sdpa": "attention sdpa",
     "attention.flash_attn": "attention flash_attn",
 }
@@ -77,8 +78,10 @@ def _helped(scope: Scope, helper: Helper, progress: Progress) -> Iterator[Findin
         yield from channels.not_tried(NO_ENGINE, MEND_ENGINE)
         return
     progress("looking at GPUs")
-    gpus, device, int8 = (helper.check(name, TITLES[name]) for name in ("gpus", "device", "int8"))
-    yield from (*gpus, *device, *int8)
+    gpus, device = (helper.check(name, TITLES[name]) for name in ("gpus", "device"))
+    yield from (*gpus, *device)
+    for name in ("int8", "kernels"):
+        yield from helper.check(name, TITLES[name])
     if scope.target or scope.draft:
         progress("looking at the models")
         yield from helper.check("models", "models")

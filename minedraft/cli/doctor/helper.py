@@ -17,6 +17,7 @@ PROCESS: Final = ("-m", "minedraft.cli.doctor.helper")
 CHECKS: Final = {
     "engine": "engine:check_engine",
     "int8": "engine:check_int8",
+    "kernels": "engine:check_kernels",
     "gpus": "gpus:check_gpus",
     "device": "gpus:check_device",
     "grpc": "loopback:check_grpc",

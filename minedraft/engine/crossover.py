@@ -1,0 +1,70 @@
+"""From how many tokens on torch computes a pass faster than the native kernels. Tried at start-up, where it may be so.
+
+CPUs with bfloat16 instructions multiply many rows faster by oneDNN, which uses them; the native kernels do not, and are
+faster for few rows anywhere. The trial is one layer, which takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from minedraft.kv.store import KVStore
+from minedraft.model.llama import LlamaModel
+from minedraft.model.native import NativeLlama
+from minedraft.model.ragged import Segment, assemble
+from minedraft.native.library import Kernels, Kind
+
+SIZES: Final = (8, 16, 32, 64, 128)  # tokens of a pass
+CLEARLY: Final = 0.85  # of the native kernels' time: torch does more than the products that are tried
+REPEATS: Final = 4  # the shortest counts
+
+Work = Callable[[int], object]  # a pass of so many tokens
+Seconds = Callable[[int], float]  # that one takes
+
+
+def native_limit(native: Seconds, by_torch: Seconds, sizes: Sequence[int] = SIZES) -> int:
+    """The largest number of tokens that the native kernels are to compute, 0 for any number.
+
+    It is the size before the first that torch clearly wins, and half of the smallest if it wins them all.
+    """
+    before = max(1, sizes[0] // 2)
+    for size in sizes:
+        if by_torch(size) < CLEARLY * native(size):
+            return before
+        before = size
+    return 0
+
+
+def timed(work: Work) -> Seconds:
+    """The shortest of a few tries."""
+
+    def seconds(size: int) -> float:
+        taken = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            work(size)
+            taken.append(time.perf_counter() - started)
+        return min(taken)
+
+    return seconds
+
+
+def one_layer(model: LlamaModel, kernels: Kernels, kind: Kind, threads: int) -> Work:
+    """A pass of the model's first layer by the native kernels, over that many tokens of one sequence."""
+    weights = model.weights()
+    head, _ = weights.head
+    small = replace(weights, layers=weights.layers[:1], head=(head[: kind.block], None))
+    runner = NativeLlama(small, kernels, kind, threads=threads)
+    store = KVStore(
+        1, model.kv_heads, model.head_dim, num_blocks=1, block_size=max(SIZES), dtype=model.dtype, device=model.device
+    )
+
+    def run(tokens: int) -> None:
+        runner.forward(assemble([Segment([0] * tokens, 0, np.arange(tokens), 1)]), store)
+
+    return run
