@@ -1,6 +1,6 @@
 // One pass of a Llama over a ragged batch, on every member of a team. Activations are float32, K and V bfloat16.
 //
-// Every phase is split over the members by rows of weights, by tokens or by work items; they meet between phases.
+// In every phase members take rows of weights, tokens or work items until none is left; they meet between phases.
 // What a token's numbers are does not depend on the other tokens of the pass, nor on the number of members.
 
 struct Scratch {  // T rows each, kept from pass to pass
@@ -43,35 +43,32 @@ class Pass {
   }
 
   void operator()(int member) {
-    shared(b_.tokens, 1, member, [&](int64_t from, int64_t to) {
+    shared(b_.tokens, 1, [&](int64_t from, int64_t to) {
       for (int64_t t = from; t < to; t++) embed(t);
     });
     for (int64_t l = 0; l < m_.layers; l++) {
       const MdLayer& layer = m_.layer[l];
-      norm(layer.before_attention, member);
-      project(layer, l, member);
-      for (size_t i = member; i < items_.size(); i += team_.size()) attend_item(items_[i], l, member);
-      team_.meet();
-      residual(layer.out, s_.attended.data(), member);
-      norm(layer.before_mlp, member);
-      activate(layer, member);
-      residual(layer.down, s_.inner.data(), member);
+      norm(layer.before_attention);
+      project(layer, l);
+      shared((int64_t)items_.size(), 1, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; i++) attend_item(items_[i], l, member);
+      });
+      residual(layer.out, s_.attended.data());
+      norm(layer.before_mlp);
+      activate(layer);
+      residual(layer.down, s_.inner.data());
     }
-    head(member);
+    head();
   }
 
  private:
-  // Member's share [from, to) of `count` things in pieces of `piece`.
+  // Work on `count` things in pieces of `piece`, shared with the other members: work(from, to). Returns when all is done.
   template <class Work>
-  void split(int64_t count, int64_t piece, int member, const Work& work) {
+  void shared(int64_t count, int64_t piece, const Work& work) {
     const int64_t pieces = (count + piece - 1) / piece;
-    const int64_t from = pieces * member / team_.size() * piece, to = pieces * (member + 1) / team_.size() * piece;
-    if (from < to && from < count) work(from, to < count ? to : count);
-  }
-
-  template <class Work>
-  void shared(int64_t count, int64_t piece, int member, const Work& work) {
-    split(count, piece, member, work);
+    int64_t from, to;
+    for (team_.take(pieces, from, to); from < to; team_.take(pieces, from, to))
+      work(from * piece, to * piece < count ? to * piece : count);
     team_.meet();
   }
 
@@ -96,16 +93,16 @@ class Pass {
                   load<Floats>(x + i + WIDTH) * scale * load<Floats>(weight + i + WIDTH));
   }
 
-  void norm(const float* weight, int member) {
-    shared(b_.tokens, 1, member, [&](int64_t from, int64_t to) {
+  void norm(const float* weight) {
+    shared(b_.tokens, 1, [&](int64_t from, int64_t to) {
       for (int64_t t = from; t < to; t++) norm_row(weight, t, t);
     });
   }
 
   // Queries, keys and values, by whole heads: rotated, queries scaled, keys and values rounded into the store.
-  void project(const MdLayer& layer, int64_t l, int member) {
+  void project(const MdLayer& layer, int64_t l) {
     const int64_t d = m_.head_dim;
-    shared(layer.qkv.rows, d, member, [&](int64_t from, int64_t to) {
+    shared(layer.qkv.rows, d, [&](int64_t from, int64_t to) {
       multiply(s_.y.data(), b_.tokens, layer.qkv, from, to, {s_.qkv.data(), layer.qkv.rows, false});
       for (int64_t t = 0; t < b_.tokens; t++)
         for (int64_t head = from / d; head < to / d; head++) place(t, head, l);
@@ -157,17 +154,17 @@ class Pass {
   }
 
   // x += matrix times the rows of `from`, which are in split order.
-  void residual(const MdMatrix& matrix, const float* rows, int member) {
-    shared(matrix.rows, GROUP, member, [&](int64_t from, int64_t to) {
+  void residual(const MdMatrix& matrix, const float* rows) {
+    shared(matrix.rows, GROUP, [&](int64_t from, int64_t to) {
       multiply(rows, b_.tokens, matrix, from, to, {s_.x.data(), m_.hidden, true});
     });
   }
 
   // silu(gate) * up.
-  void activate(const MdLayer& layer, int member) {
+  void activate(const MdLayer& layer) {
     const int64_t inner = m_.intermediate, both = 2 * inner;
     float* const gate_up = s_.gate_up.data();
-    shared(inner, GROUP < BLOCK ? BLOCK : GROUP, member, [&](int64_t from, int64_t to) {
+    shared(inner, GROUP < BLOCK ? BLOCK : GROUP, [&](int64_t from, int64_t to) {
       const Target target{gate_up, both, false};
       multiply(s_.y.data(), b_.tokens, layer.gate_up, from, to, target);
       multiply(s_.y.data(), b_.tokens, layer.gate_up, inner + from, inner + to, target);
@@ -182,12 +179,12 @@ class Pass {
     return g / (1.0f + exponential(-g)) * load<Floats>(gate + m_.intermediate);
   }
 
-  void head(int member) {
+  void head() {
     if (b_.rows == 0) return;
-    shared(b_.rows, 1, member, [&](int64_t from, int64_t to) {
+    shared(b_.rows, 1, [&](int64_t from, int64_t to) {
       for (int64_t r = from; r < to; r++) norm_row(m_.norm, b_.logit_rows[r], r);
     });
-    shared(m_.head.rows, GROUP, member, [&](int64_t from, int64_t to) {
+    shared(m_.head.rows, GROUP, [&](int64_t from, int64_t to) {
       multiply(s_.y.data(), b_.rows, m_.head, from, to, {b_.logits, m_.head.rows, false});
     });
   }

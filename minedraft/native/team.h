@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -40,23 +41,47 @@ class Team {
     meet();
   }
 
+  // Some of `count` things that nobody has taken since the members last met, as [from, to); none when from == to. Large
+  // shares first, then smaller ones: a member whose core is busy with something else takes fewer, and all end together.
+  void take(int64_t count, int64_t& from, int64_t& to) {
+    from = taken_.load(std::memory_order_relaxed);
+    do {
+      const int64_t left = from < count ? count - from : 0;
+      const int64_t share = left / (2 * size_);
+      to = from + (share > 0 ? share : left > 0);
+    } while (from < to && !taken_.compare_exchange_weak(from, to, std::memory_order_relaxed));
+  }
+
   // Returns once every member has called it as often.
   void meet() {
-    if (size_ == 1) return;
-    const unsigned phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
-      arrived_.store(0, std::memory_order_relaxed);
-      phase_.store(phase + 1, std::memory_order_release);
+    if (size_ == 1) {
+      taken_.store(0, std::memory_order_relaxed);
       return;
     }
-    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++) {
-      if (spins < PATIENCE) relax();
-      else std::this_thread::yield();  // a member has lost its core to somebody: let them all have theirs
+    const unsigned phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1) == size_ - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      taken_.store(0, std::memory_order_relaxed);
+      phase_.store(phase + 1);
+      if (asleep_.load() > 0) {
+        std::lock_guard<std::mutex> guard(mutex_);
+        wake_.notify_all();
+      }
+      return;
     }
+    for (int spins = 0; spins < PATIENCE; spins++) {
+      if (phase_.load(std::memory_order_acquire) != phase) return;
+      relax();
+    }
+    // A member has lost its core to somebody else: let it have this one.
+    std::unique_lock<std::mutex> lock(mutex_);
+    asleep_.fetch_add(1);
+    wake_.wait(lock, [&] { return phase_.load() != phase; });
+    asleep_.fetch_sub(1);
   }
 
  private:
-  static constexpr int PATIENCE = 4000;  // spins, some 50 microseconds
+  static constexpr int PATIENCE = 1000;  // spins, some 10 microseconds
 
   static void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -99,6 +124,8 @@ class Team {
   bool ending_ = false;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<unsigned> phase_{0};
+  std::atomic<int> asleep_{0};  // members that wait for the phase and do not look any more
+  alignas(64) std::atomic<int64_t> taken_{0};  // things of the work that lies between two meetings
 };
 
 }  // namespace minedraft
