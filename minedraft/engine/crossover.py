@@ -17,7 +17,7 @@ from minedraft.kv.store import KVStore
 from minedraft.model.llama import LlamaModel
 from minedraft.model.native import NativeLlama
 from minedraft.model.ragged import Segment, assemble
-from minedraft.native.library import Kernels, Kind
+from minedraft.native.binding import Kernels, Kind
 
 SIZES: Final = (8, 16, 32, 64, 128)  # tokens of a pass
 CLEARLY: Final = 0.85  # of the native kernels' time: torch does more than the products that are tried

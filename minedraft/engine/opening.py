@@ -20,7 +20,7 @@ from minedraft.model.native import Choice, NativeLlama
 from minedraft.model.packed import can_pack, pack_linears
 from minedraft.model.sdpa import SdpaBackend
 from minedraft.model.tokenizer import read_eos_token_ids, read_tokenizer
-from minedraft.native.library import Kernels, Kind
+from minedraft.native.binding import Kernels, Kind
 from minedraft.types import TokenizerFiles
 
 if TYPE_CHECKING:  # importing transformers takes seconds, which a simulated model need not wait for

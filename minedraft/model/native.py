@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minedraft.kv.store import KVStore
 from minedraft.model.ragged import RaggedBatch
-from minedraft.native.library import MOST_HEAD_DIM, Batch, Kernels, Kind, Layer, Matrix, Model, Runner, find
+from minedraft.native.binding import MOST_HEAD_DIM, Batch, Kernels, Kind, Layer, Matrix, Model, Runner, find
 
 NAME: Final = "native"
 LARGEST: Final = 127

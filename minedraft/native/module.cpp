@@ -1,4 +1,4 @@
-// What Python calls, by ctypes: see library.py.
+// What Python calls, by ctypes: see binding.py.
 #include <cstring>
 
 #include "common.h"

@@ -1,5 +1,5 @@
 // What Python hands over: a Llama's weights once, and then one ragged batch a pass. Plain C structs, mirrored field by
-// field in library.py. All pointers stay the caller's; nothing is freed here.
+// field in binding.py. All pointers stay the caller's; nothing is freed here.
 //
 // H hidden, N query heads, M key/value heads of D each, I intermediate, V rows of the output layer, T tokens of a pass.
 #pragma once

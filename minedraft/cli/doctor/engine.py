@@ -37,7 +37,7 @@ def check_int8(scope: Scope) -> list[Finding]:
 
 def check_kernels(scope: Scope) -> list[Finding]:
     """Whether Llamas can be computed by the native kernels here."""
-    from minedraft.native.library import find
+    from minedraft.native.binding import find
 
     name, title = "kernels", "CPU kernels"
     kernels, reason = find()

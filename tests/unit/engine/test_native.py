@@ -22,8 +22,8 @@ from minedraft.model import native, selfcheck
 from minedraft.model.llama import LlamaModel
 from minedraft.model.native import NativeLlama
 from minedraft.model.ragged import Segment, assemble
-from minedraft.native import library
-from minedraft.native.library import Kernels, Kind
+from minedraft.native import binding
+from minedraft.native.binding import Kernels, Kind
 from tests.models import tiny_llama
 from tests.unit.engine.helpers import engine, feed, full_logits, item
 from tests.unit.engine.test_architectures import PROMPT, stock
@@ -51,7 +51,7 @@ CLOSE = 0.02  # of the largest logit: K and V are rounded to bfloat16
 
 
 def compiled() -> Kernels:
-    kernels, reason = library.find()
+    kernels, reason = binding.find()
     if kernels is None:
         pytest.fail(f"the native kernels are missing: {reason}")
     return kernels
@@ -238,7 +238,7 @@ def test_who_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend(kernels="torch", int8=True) == ("sdpa", torch.float32)
     assert backend(attention="sdpa") == ("sdpa", torch.bfloat16)
     assert backend(dtype="float32") == ("sdpa", torch.float32)
-    monkeypatch.setattr("minedraft.model.native.find", lambda: (None, library.NOT_COMPILED))
+    monkeypatch.setattr("minedraft.model.native.find", lambda: (None, binding.NOT_COMPILED))
     assert backend() == ("sdpa", torch.bfloat16)
 
 
@@ -271,10 +271,10 @@ def test_kernels_that_fail_the_self_check(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_library_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
-    assert library.find() == (None, library.NOT_COMPILED)
+    monkeypatch.setattr(binding, "__file__", str(tmp_path / "binding.py"))
+    assert binding.find() == (None, binding.NOT_COMPILED)
     (tmp_path / ("_kernels" + sysconfig.get_config_var("EXT_SUFFIX"))).write_bytes(b"no library")
-    kernels, reason = library.find()
+    kernels, reason = binding.find()
     assert kernels is None
     assert reason.startswith("they cannot be loaded")
 
@@ -285,7 +285,7 @@ def test_the_logic_for_avx512_without_its_instructions(tmp_path: Path) -> None:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None or "x86_64" not in sysconfig.get_platform():
         pytest.skip("it needs a C++ compiler, on x86-64")
-    sources = [str(path) for path in Path(library.__file__).parent.glob("*.cpp")]
+    sources = [str(path) for path in Path(binding.__file__).parent.glob("*.cpp")]
     flags = ["-O1", "-std=c++17", "-shared", "-fPIC", "-pthread", "-Wno-psabi", "-DLOWERED"]
     subprocess.run([compiler, *flags, *sources, "-o", str(tmp_path / "lowered.so")], check=True)
     kernels = Kernels(tmp_path / "lowered.so")
