@@ -1,4 +1,4 @@
-"""How often drafts are kept, by their place in the proposal, as an average that forgets. Pure."""
+"""How often drafts are proposed and kept, by their place in the proposal, as an average that forgets. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,40 @@ SURPRISE: Final = 4.0  # standard deviations between the two that mean: somethin
 LEAST_SURPRISE: Final = 0.05
 EXPECTED: Final = 0.7  # before the first proposal
 PRIOR: Final = 6.0  # proposals that a guess is worth
+INHERITED: Final = 16.0  # proposals that what was seen under another threshold is worth
 OWN_PRIOR: Final = 4.0
 OWN_WINDOW: Final = 64.0
 FAR_FEWER: Final = 0.5  # of what is usual
 RESTING: Final = 0.99  # what is left, after a round, of the evidence of a request that was not drafted for
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is to be expected of proposals, place by place."""
+
+    kept: tuple[float, ...]  # the chance that a draft asked for is proposed and kept when all before it were
+    proposed: tuple[float, ...]  # the share of proposals that get to the place
+
+    @classmethod
+    def even(cls, chances: tuple[float, ...]) -> Outlook:
+        """Everything that is asked for is proposed."""
+        return cls(chances, (1.0,) * len(chances))
+
+    def emitted(self, drafts: int) -> float:
+        """Tokens that a verification emits for a request that K = `drafts` were asked for."""
+        return emitted(self.kept, drafts)
+
+    def verified(self, drafts: int) -> float:
+        """Drafts in a proposal when K = `drafts` are asked for."""
+        return sum(self.proposed[:drafts])
+
+    def drawn(self, drafts: int) -> float:
+        """Drafts that are looked at for it: one that is left out was, too."""
+        return 1.0 + sum(self.proposed[: drafts - 1]) if drafts else 0.0
+
+    def passes(self, drafts: int, requests: float) -> float:
+        """Passes of the draft model until the longest of so many proposals is there."""
+        return sum(1.0 - math.pow(1.0 - share, requests) for share in (1.0, *self.proposed)[:drafts])
 
 
 class _Average:
@@ -32,6 +62,14 @@ class _Average:
             self.reached[place] = self.reached[place] * left + 1.0
             self.kept[place] = self.kept[place] * left + (place < accepted)
 
+    def inherit(self, other: _Average, most: float, chance: float) -> None:
+        """Begin with what another one knows, worth `most` proposals at most; first drafts kept `chance` as often."""
+        for place, reached in enumerate(other.reached):
+            left = min(1.0, most / max(reached, 1.0))
+            self.reached[place] = reached * left
+            kept = other.kept[place] * left * (chance if place == 0 else 1.0)
+            self.kept[place] = min(kept, self.reached[place])
+
 
 class Acceptance:
     """The chance that a draft is kept when all before it were. Mutated by `add` and `rest` only.
@@ -45,6 +83,7 @@ class Acceptance:
         self.places = places
         self._long = _Average(places, WINDOW)
         self._short = _Average(places, RECENT)
+        self._offered = _Average(places, WINDOW)  # reached: the drafter was asked for one there; kept: it proposed one
         self._rest = 1.0
         self.changes = 0  # how often the average began anew
 
@@ -53,12 +92,14 @@ class Acceptance:
         """Proposals that the average rests on. Falls while nothing is drafted."""
         return self._long.reached[0] * self._rest if self.places else 0.0
 
-    def add(self, asked: int, accepted: int) -> None:
-        """One proposal was judged. Drafts that were asked for and not proposed count as not kept."""
+    def add(self, asked: int, accepted: int, proposed: int | None = None) -> None:
+        """One proposal was judged. Drafts that were asked for and not proposed count as not kept. `proposed` None: all
+        that were asked for."""
         if asked <= 0:
             return
         for average in (self._long, self._short):
             average.add(asked, accepted)
+        self._offered.add(min(asked, self.places), asked if proposed is None else proposed)
         self._rest = 1.0
         if self._surprised():
             self.changes += 1
@@ -68,6 +109,22 @@ class Acceptance:
     def rest(self, share: float) -> None:
         """Nothing was drafted for a while: what is known is worth `share` of what it was."""
         self._rest *= share
+
+    def inherit(self, other: Acceptance, kept: float, proposed: float) -> None:
+        """Begin with what is known under another threshold, under which first drafts are proposed, and kept, that many
+        times as often here. It is worth a few proposals."""
+        self._long.inherit(other._long, INHERITED, kept)
+        self._offered.inherit(other._offered, INHERITED, proposed)
+        self._rest = other._rest
+
+    def outlook(self, extra: float = 0.0) -> Outlook:
+        """What is to be expected; `extra` as for `by_place`."""
+        share, before, shares = 1.0, 1.0, []
+        for reached, kept in zip(self._offered.reached, self._offered.kept, strict=True):
+            before = (kept + PRIOR * before) / (reached + PRIOR)
+            share *= before
+            shares.append(share)
+        return Outlook(self.by_place(extra), tuple(shares))
 
     def by_place(self, extra: float = 0.0) -> tuple[float, ...]:
         """The chances, place by place; a place that few drafts reached leans on the one before it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.acceptance import emitted
+from coordinator.acceptance import Outlook
 from coordinator.pace import Pace, Setting
 
 
@@ -20,6 +20,10 @@ class Mode:
 
     lanes: int  # D
     draft_tokens: int  # K; 0 is plain decoding
+
+    @property
+    def drafting(self) -> bool:
+        return self.draft_tokens > 0
 
     def __str__(self) -> str:
         return f"{self.lanes} lane{'s' if self.lanes > 1 else ''}, K={self.draft_tokens}"
@@ -55,16 +59,18 @@ def lane_sizes(requests: int, lanes: int) -> list[int]:
     return [small + (lane < larger) for lane in range(lanes) if small + (lane < larger)]
 
 
-def forecast(mode: Mode, load: Load, pace: Pace, chances: tuple[float, ...]) -> Forecast:
-    """By the formula above. `chances`: see `Acceptance.by_place`."""
+def forecast(mode: Mode, load: Load, pace: Pace, outlook: Outlook) -> Forecast:
+    """By the formula above."""
     sizes = lane_sizes(load.requests, mode.lanes)
     parts = {}
     for size in set(sizes):
         setting = Setting(len(sizes), size, mode.draft_tokens)
         drafting = size * load.drafting
-        draft, verify = pace.draft_seconds(setting, drafting), pace.verify_seconds(setting, drafting)
+        passes, drawn = outlook.passes(mode.draft_tokens, drafting), drafting * outlook.drawn(mode.draft_tokens)
+        draft = pace.draft_seconds(setting, passes, drawn)
+        verify = pace.verify_seconds(setting, size + drafting * outlook.verified(mode.draft_tokens))
         parts[size] = (draft, verify, pace.around_seconds(setting))
-    tokens = load.requests * (1.0 + load.drafting * (emitted(chances, mode.draft_tokens) - 1.0))
+    tokens = load.requests * (1.0 + load.drafting * (outlook.emitted(mode.draft_tokens) - 1.0))
     fed = pace.prompt_seconds(len(sizes), load.prompts * tokens, drafts=mode.draft_tokens > 0)
     drafts, verifications = (sum(parts[size][which] for size in sizes) + fed[which] for which in (0, 1))
     cycle = max(verifications, drafts, max(map(sum, parts.values())) + sum(fed) / len(sizes))

@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from coordinator.acceptance import Acceptance
+from coordinator.acceptance import Acceptance, Outlook
 from coordinator.choice import Forecast, Load, Mode, forecast
 from coordinator.experience import Experience
 from coordinator.pace import Pace, Setting
 from coordinator.request import Request
 from coordinator.round import Round, is_settled
+from coordinator.threshold import Threshold
 from coordinator.trial import Trial, shortest
 from minedraft.generation import ChoiceInfo
 
-NS: Final = 1e-9
 EVERY: Final = 8  # rounds of each lane between decisions
 GAIN: Final = 0.05  # summed over decisions in a row before the mode changes
 LEAST_GAIN: Final = 0.005  # a decision's gain that counts at all
@@ -50,7 +50,9 @@ class Chooser:
         self._modes = [Mode(count, drafts) for count in sorted(lanes) for drafts in sorted(draft_tokens)]
         self.most_draft_tokens = max(draft_tokens)
         self.pace = Pace()
-        self.acceptance = Acceptance(self.most_draft_tokens)
+        self._threshold = Threshold(self.most_draft_tokens)
+        self._selective = False  # whether drafts of little chance are left out
+        self._may_select = len(draft_tokens) > 1  # K drafts mean K where they were asked for by number
         self.experience = Experience()
         self._first = [] if self.fixed else _opening(min(lanes), draft_tokens)
         self._opening = list(self._first)
@@ -81,6 +83,10 @@ class Chooser:
         return len(self._modes) == 1
 
     @property
+    def acceptance(self) -> Acceptance:
+        return self._threshold.acceptance
+
+    @property
     def mode(self) -> Mode:
         """What runs now, trials included."""
         if self._opening:
@@ -89,8 +95,19 @@ class Chooser:
 
     # --- what a lane calls ---
 
-    def begin(self, lane: int, requests: Sequence[Request], in_flight: int, drafter: int, now: float) -> Round:
-        """A lane's next round. `drafter` is the generation of a drafter that can be asked, 0 without one."""
+    def begin(
+        self,
+        lane: int,
+        requests: Sequence[Request],
+        in_flight: int,
+        drafter: int,
+        now: float,
+        *,
+        selective: bool = False,
+    ) -> Round:
+        """A lane's next round. `drafter` is the generation of a drafter that can be asked, 0 without one; it may be
+        `selective`, that is, leave out drafts of little chance."""
+        self._selective = selective and self._may_select
         if not self.fixed:
             self._follow(requests, in_flight, drafter)
         mode = self.mode if drafter else replace(self.mode, draft_tokens=0)
@@ -111,16 +128,21 @@ class Chooser:
         worth = request.acceptance.worthwhile(wanted, self._usual, self._least)
         if worth == 0:
             request.acceptance.rest()
-            self.acceptance.add(wanted, 0)
+            self.acceptance.add(wanted, 0, 0)
         return worth
 
-    def judged(self, current: Round, request: Request, accepted: int) -> None:
+    @property
+    def least_chance(self) -> float:
+        """That a draft must have of being kept with all before it."""
+        return self._threshold.least
+
+    def judged(self, current: Round, request: Request, proposed: int, accepted: int) -> None:
         """A request's drafts were verified."""
         current.emitted += accepted + 1
         asked = current.asked.get(request.id, 0)
         if asked and not self.fixed:
-            request.acceptance.add(asked, accepted)
-            self.acceptance.add(asked, accepted)
+            request.acceptance.add(proposed if self._selective else asked, accepted)
+            self.acceptance.add(asked, accepted, proposed)
 
     @property
     def due(self) -> bool:
@@ -145,9 +167,10 @@ class Chooser:
         settled = before is not None and is_settled(current, before, lanes, wanted) and prefill < MOST_PREFILL * elapsed
         if settled and current.narrow is None and not self._opening:
             plain = elapsed - (self._prefilled - current.prefilled_before)
-            self.experience.add(current.mode, current.in_flight, max(plain, 0.25 * elapsed), self._tick)
+            usual = max(plain, 0.25 * elapsed) * self.pace.usual_share(*current.seconds(elapsed))
+            self.experience.add(current.mode, current.in_flight, usual, self._tick)
         if current.mode.draft_tokens == 0:
-            self.acceptance.rest(RESTED)
+            self._threshold.rest(RESTED)
         if self._opening:
             self._open(current)
         elif self._trial is not None and current.mode == self._trial.mode:
@@ -161,7 +184,7 @@ class Chooser:
         self._decided = self._tick
         if self.fixed or self._opening or self._trial is not None or self._load.requests == 0:
             return
-        scores = self._scores(self.acceptance.by_place())
+        scores = self._scores(self.acceptance.outlook())
         best = max(scores, key=lambda mode: scores[mode])
         if self._mode not in scores:
             self._change(best, "the load has changed")
@@ -221,7 +244,7 @@ class Chooser:
         if self._opening or not self.pace.verify.known:
             return
         self._evidence = 0.0
-        scores = self._scores(self.acceptance.by_place())
+        scores = self._scores(self.acceptance.outlook())
         best = max(scores, key=lambda mode: scores[mode])
         if self._mode not in scores or scores[best] > scores[self._mode] * (1.0 + JUMP):
             self._change(best, f"{self._load.requests} requests in flight")
@@ -237,22 +260,20 @@ class Chooser:
         tokens, prefill = current.verify_work
         drafts = current.mode.draft_tokens if current.draft_work[1] else 0
         setting = Setting.of(lanes, current.items, drafts, prefill)
-        self.pace.verified(setting, tokens, prefill, (verify.host_ns + verify.forward_ns) * NS, self._tick)
-        steps = verify.queue_ns + verify.host_ns + verify.forward_ns
+        drafted, verified, around = current.seconds(elapsed)
+        self.pace.verified(setting, tokens, prefill, verified, self._tick)
         if draft is not None:
-            passes, wanted, proposed, prompts = current.draft_work
+            passes, drawn, prompts = current.draft_work
             asked = Setting.of(lanes, current.items, drafts, prompts)
-            seconds = (draft.host_ns + draft.forward_ns) * NS
-            self.pace.drafted(asked, passes, wanted, proposed, prompts, seconds, self._tick)
-            steps += draft.queue_ns + draft.host_ns + draft.forward_ns
-        self.pace.spent_around(replace(setting, prefill=0), max(elapsed - steps * NS, 0.0), self._tick)
+            self.pace.drafted(asked, passes, drawn, prompts, drafted, self._tick)
+        self.pace.spent_around(replace(setting, prefill=0), around, self._tick)
 
     def _prefill(self, current: Round, lanes: int) -> float:
         """Seconds that prompts took in this round; what is fed for each token emitted is noted."""
         prompts = current.verify_work[1]
         self._prompt_tokens += (prompts - self._prompt_tokens) / PROMPT_ROUNDS
         self._emitted_tokens += (current.emitted - self._emitted_tokens) / PROMPT_ROUNDS
-        drafter = self.pace.prompt_seconds(lanes, current.draft_work[3], drafts=True)[0]
+        drafter = self.pace.prompt_seconds(lanes, current.draft_work[2], drafts=True)[0]
         return drafter + self.pace.prompt_seconds(lanes, prompts, drafts=False)[1]
 
     def _open(self, current: Round) -> None:
@@ -278,7 +299,7 @@ class Chooser:
         if best is not None and hopes[best] > here:
             self._begin_trial(Trial(best, here))
         elif self._mode.draft_tokens == 0 and self._drafter:
-            hoped = self._scores(self.acceptance.by_place(self.acceptance.doubt()))
+            hoped = self._scores(self.acceptance.outlook(self.acceptance.doubt()))
             likely = [mode for mode in hoped if mode.lanes == self._mode.lanes and 0 < mode.draft_tokens <= 2]
             if max(hoped.values()) > here * (1.0 + JUMP) and likely:
                 self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, narrow=True))
@@ -318,9 +339,9 @@ class Chooser:
     # --- scores ---
 
     def _expect(self, mode: Mode) -> Forecast:
-        return forecast(mode, self._load, self.pace, self.acceptance.by_place())
+        return forecast(mode, self._load, self.pace, self.acceptance.outlook())
 
-    def _scores(self, chances: tuple[float, ...]) -> dict[Mode, float]:
+    def _scores(self, outlook: Outlook) -> dict[Mode, float]:
         """Tokens a second of the modes that are possible now."""
         requests = self._load.requests
         drafting = self._drafter > 0 and self._load.drafting > 0.0
@@ -332,21 +353,24 @@ class Chooser:
         for lanes in {min(mode.lanes, requests) for mode in possible}:
             self.pace.solve(lanes, requests / lanes, self._tick)
 
+        usual = self.pace.usual()
+
         def cycle(mode: Mode, requests: int) -> float:
             load = replace(self._load, requests=requests, prompts=0.0)
-            return forecast(mode, load, self.pace, chances).cycle_seconds
+            return forecast(mode, load, usual, outlook).cycle_seconds
 
         ratios = self.experience.ratios(possible, requests, self._tick, cycle)
         scores = {
-            mode: forecast(mode, self._load, self.pace, chances).tokens_per_second / ratios[mode] for mode in possible
+            mode: forecast(mode, self._load, self.pace, outlook).tokens_per_second / ratios[mode] for mode in possible
         }
-        self._weigh(max(scores.values()), chances)
+        self._weigh(max(scores.values()), outlook.kept)
         return scores
 
     def _weigh(self, rate: float, chances: tuple[float, ...]) -> None:
         """The chance that a draft must have to be worth its time, when `rate` tokens come in a second."""
         self._least = min(self.pace.draft_token_seconds(min(self._mode.lanes, self._load.requests)) * rate, 1.0)
         self._usual = chances[0] if chances else 0.0
+        self._threshold.choose(self._least if self._selective else 0.0)
 
     def _change(self, mode: Mode, reason: str) -> None:
         self._evidence = 0.0

@@ -1,4 +1,4 @@
-"""What modes were seen to do: how long their cycles took, by load. Pure."""
+"""What modes were seen to do: how long their cycles took, by load, at the services' usual speed. Pure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Experience:
         return round(2.0 * math.log2(requests)) if requests else -1
 
     def add(self, mode: Mode, requests: int, seconds: float, tick: int) -> None:
-        """A settled round took so long."""
+        """A settled round took so long, or would have at the services' usual speed: see `Pace.usual_share`."""
         self._modes.setdefault((mode, self.bucket(requests)), Seen()).add(seconds, requests, tick)
 
     def skip(self, mode: Mode, requests: int, tick: int) -> None:
@@ -67,7 +67,7 @@ class Experience:
 
     def slack(self, mode: Mode, requests: int, tick: int) -> float:
         """By how much a mode may do better than is thought: less, the more was seen of it and of its kin, those with as
-        many lanes."""
+        many lanes. Plain decoding has no kin: what modes with drafts do tells little of how it compares with them."""
         rounds = self.seen(mode, requests, tick)
         if rounds >= ENOUGH:
             return 0.0
@@ -75,14 +75,15 @@ class Experience:
         kin = sum(
             seen.weight(tick)
             for (other, load), seen in self._modes.items()
-            if load == bucket and other.lanes == mode.lanes and other != mode
+            if load == bucket and other.lanes == mode.lanes and other != mode and mode.drafting
         )
         return HOPE / (1.0 + rounds) / (1.0 + kin / ENOUGH)
 
     def ratios(
         self, modes: Collection[Mode], requests: int, tick: int, cycle: Callable[[Mode, int], float]
     ) -> dict[Mode, float]:
-        """What the forecast of each mode is to be multiplied with. `cycle` forecasts seconds, of a mode at a load.
+        """What the forecast of each mode is to be multiplied with. `cycle` forecasts seconds at the usual speed, of a
+        mode at a load.
 
         A mode's own ratio is that of what it took to what would be forecast of it now; as long as little was seen of
         it, it leans on the other modes with as many lanes.

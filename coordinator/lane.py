@@ -64,8 +64,11 @@ class Rounds:
             if request.trace is not None:
                 request.trace.begin_round(members.lane)
         drafters = [lane.drafter for lane in self.site.lanes]
-        newest = max((drafter.generation for drafter in drafters if drafter and drafter.ready), default=0)
-        current = self.chooser.begin(members.lane, requests, self.site.running, newest, loop.time())
+        asked = [drafter for drafter in drafters if drafter and drafter.ready]
+        newest = max((drafter.generation for drafter in asked), default=0)
+        selective = bool(asked) and all(drafter.estimates_chances for drafter in asked)
+        running, now = self.site.running, loop.time()
+        current = self.chooser.begin(members.lane, requests, running, newest, now, selective=selective)
         if self.chooser.due:
             loop.call_later(DECIDE_SECONDS, self.chooser.decide)
         self.site.spread(self.chooser.mode.lanes)
@@ -135,7 +138,8 @@ def _draft_items(
         filled = request.draft_cache.length_in(generation) == len(request.committed_ids)
         if granted[request] and (request in emitting or not filled):
             drafts = most[request] if request in emitting else 0
-            asked.append((request, request.draft_item(generation, granted[request], drafts)))
+            least = rounds.chooser.least_chance
+            asked.append((request, request.draft_item(generation, granted[request], drafts, least)))
     return asked
 
 
@@ -160,10 +164,10 @@ async def _verify(current: Round, requests: Sequence[Request], proposals: dict[i
     for (request, item), verdict in zip(asked, reply.verdicts, strict=True):
         if not request.dead:
             _confirm(request.verify_cache, generation, item, verdict)
+            drafts = len(item.proposal.token_ids) if item.proposal else 0
             if verdict.status is ItemStatus.OK and item.emit:
-                rounds.chooser.judged(current, request, verdict.accepted_len)
+                rounds.chooser.judged(current, request, drafts, verdict.accepted_len)
             if request.trace is not None:
-                drafts = len(item.proposal.token_ids) if item.proposal else 0
                 request.trace.end_round(drafts, verdict.accepted_len, emitted=item.emit)
             _settle(request, item, verdict, rounds)
             if verdict.status is ItemStatus.NO_SPACE:

@@ -53,6 +53,11 @@ class DraftLine:
         return self.drafter.connected and not self.channel.refusal
 
     @property
+    def estimates_chances(self) -> bool:
+        welcome = self.drafter.welcome
+        return welcome is not None and welcome.estimates_chances
+
+    @property
     def info(self) -> ModelInfo | None:
         return self.drafter.info
 

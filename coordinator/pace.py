@@ -3,14 +3,19 @@
 Samples of one setting share a cell: an average that forgets and that outliers move little. An affine law is fitted
 through the cells, those of similar load counting most, and tells of settings never tried; where a setting has a cell of
 its own, the law is corrected by it. Forgetting happens within a cell, so a setting that is not used is not forgotten.
+
+A machine gets slower and faster: neighbours, heat, other programs. So cells hold what steps take at the service's usual
+speed, and beside them stands how slow it is now, learned from the settings in use and felt by all: what was seen of a
+setting long ago stays comparable with what runs today.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +24,10 @@ CELL_WINDOW: Final = 48  # samples that a cell remembers
 MOST_CELLS: Final = 256
 OUTLIER: Final = 4.0  # mean deviations beyond which a sample is pulled in
 FRESH: Final = 4096.0  # ticks after which a cell counts half
+SURE: Final = 8  # samples after which a cell tells how slow the service is now
+FOLLOWS: Final = 0.05  # of a sample's surprise is blamed on the service as a whole
+STARTLED: Final = 0.5  # as far as one sample's surprise counts
+RETURNS: Final = 0.001  # of what is left of it, a sample, is what is usual from now on
 TRUST: Final = 4.0  # samples after which a cell is believed as much as the law
 OTHER_WAY: Final = 0.03  # weight of cells measured with lanes overlapping for predictions without, and the reverse
 RIDGE: Final = 2e-4
@@ -48,20 +57,21 @@ class Cell:
     """Averages of one setting. Mutated by `Fit.add`."""
 
     features: Vector  # [features]
-    seconds: float
+    seconds: float  # at the service's usual speed
     deviation: float
     count: int
     tick: int
 
 
 class Fit:
-    """seconds = coefficients . features, all coefficients >= 0. Mutated by `add`, `solve` and `doubt`."""
+    """seconds = slowness * coefficients . features, all coefficients >= 0. Mutated by `add`, `solve` and `doubt`."""
 
     def __init__(self, shares: Sequence[float]) -> None:
         """`shares` is what each feature contributes as long as the data do not tell."""
         self._shares: Vector = np.array(shares)
         self._cells: dict[Setting, Cell] = {}
         self._laws: dict[int, Vector] = {}  # coefficients, by the number of lanes that they were fitted for
+        self.slowness = 1.0  # what steps take now, over what they usually do
 
     @property
     def known(self) -> bool:
@@ -74,8 +84,14 @@ class Fit:
         if cell is None:
             if len(self._cells) >= MOST_CELLS:
                 del self._cells[min(self._cells, key=lambda key: self._cells[key].tick)]
-            self._cells[setting] = Cell(fed, seconds, 0.25 * seconds, 1, tick)
+            usual = seconds / self.slowness
+            self._cells[setting] = Cell(fed, usual, 0.25 * usual, 1, tick)
             return
+        if cell.count >= SURE and setting.prefill == 0:  # what prompts take differs too much from step to step
+            law = self.coefficients(setting.lanes)
+            larger = float(law @ fed) / float(law @ cell.features) if law.any() else 1.0  # than those of the cell
+            self._follow(seconds / max(cell.seconds * larger, 1e-9))
+        seconds /= self.slowness
         reach = OUTLIER * cell.deviation + 0.02 * cell.seconds
         error = seconds - cell.seconds
         cell.count = min(cell.count + 1, CELL_WINDOW)
@@ -85,8 +101,14 @@ class Fit:
         cell.features += (fed - cell.features) * step
         cell.tick = tick
 
+    def _follow(self, slowness: float) -> None:
+        """A step was that much slower than its setting usually is."""
+        surprise = max(-STARTLED, min(STARTLED, slowness / self.slowness - 1.0))
+        self.slowness *= 1.0 + FOLLOWS * surprise  # not by logarithms: cells are averages, which lie above theirs
+        self.slowness += RETURNS * (1.0 - self.slowness)
+
     def coefficients(self, lanes: int) -> Vector:
-        """The law for so many lanes, as of the last `solve`: one number a feature. Zeros before the first."""
+        """The law for so many lanes at the usual speed, as of the last `solve`: a number a feature. Zeros before it."""
         law = self._laws.get(lanes)
         return np.zeros_like(self._shares) if law is None else law
 
@@ -108,7 +130,7 @@ class Fit:
         self._laws[lanes] = _least_squares(np.array(rows), np.array(weights), self._shares)
 
     def seconds(self, setting: Setting, features: Sequence[float]) -> float:
-        """The time of a step, by the law and by what was seen of this very setting."""
+        """The time of a step at the usual speed, by the law and by what was seen of this very setting."""
         coefficients = self.coefficients(setting.lanes)
         law = max(float(coefficients @ np.array(features)), 1e-9)
         cell = self._cells.get(setting)
@@ -145,15 +167,25 @@ class Pace:
         self.draft = Fit(DRAFT_SHARES)
         self.verify = Fit(VERIFY_SHARES)
         self.around = Fit(AROUND_SHARES)
-        self._proposed = 1.0  # drafts that came for each that was asked for
+        self._now = True  # whether times are as of now, not at the services' usual speed
 
-    def drafted(
-        self, setting: Setting, passes: int, drafts: int, proposed: int, prefill: int, seconds: float, tick: int
-    ) -> None:
-        """A draft step of `passes` passes for `drafts` drafts in all, of which `proposed` came."""
-        self.draft.add(setting, (1.0, passes, drafts, prefill), seconds, tick)
-        if drafts:
-            self._proposed += (proposed / drafts - self._proposed) * 0.05
+    def usual(self) -> Self:
+        """The same at the services' usual speed. For questions only."""
+        other = copy.copy(self)
+        other._now = False
+        return other
+
+    def usual_share(self, draft: float, verify: float, around: float) -> float:
+        """What a round that spent those seconds would take at the services' usual speed, over what it took."""
+        usual = draft / self.draft.slowness + verify / self.verify.slowness + around / self.around.slowness
+        return usual / max(draft + verify + around, 1e-9)
+
+    def _slowness(self, fit: Fit) -> float:
+        return fit.slowness if self._now else 1.0
+
+    def drafted(self, setting: Setting, passes: int, drawn: int, prefill: int, seconds: float, tick: int) -> None:
+        """A draft step of `passes` passes that looked at `drawn` drafts in all."""
+        self.draft.add(setting, (1.0, passes, drawn, prefill), seconds, tick)
 
     def verified(self, setting: Setting, tokens: int, prefill: int, seconds: float, tick: int) -> None:
         """A verify step that was fed `tokens` tokens beside `prefill` prompt tokens."""
@@ -167,25 +199,25 @@ class Pace:
         for fit in (self.draft, self.verify, self.around):
             fit.solve(lanes, items, tick)
 
-    def draft_seconds(self, setting: Setting, drafting: float) -> float:
-        """t: a draft step for `drafting` of the items."""
-        if setting.drafts == 0 or drafting <= 0.0:
+    def draft_seconds(self, setting: Setting, passes: float, drawn: float) -> float:
+        """t: a draft step of so many passes that looks at `drawn` drafts in all."""
+        if setting.drafts == 0 or drawn <= 0.0:
             return 0.0
-        return self.draft.seconds(setting, (1.0, setting.drafts, setting.drafts * drafting, 0.0))
+        return self._slowness(self.draft) * self.draft.seconds(setting, (1.0, passes, drawn, 0.0))
 
-    def verify_seconds(self, setting: Setting, drafting: float) -> float:
-        """V: a verification of all items, `drafting` of them with drafts."""
-        tokens = setting.items + setting.drafts * drafting * self._proposed
-        return self.verify.seconds(setting, (1.0, setting.items, tokens, 0.0))
+    def verify_seconds(self, setting: Setting, tokens: float) -> float:
+        """V: a verification of all items, fed `tokens` tokens."""
+        return self._slowness(self.verify) * self.verify.seconds(setting, (1.0, setting.items, tokens, 0.0))
 
     def prompt_seconds(self, lanes: int, tokens: float, *, drafts: bool) -> tuple[float, float]:
         """What so many prompt tokens take of the drafter and of the verifier."""
-        drafter = float(self.draft.coefficients(lanes)[3]) if drafts else 0.0
-        return drafter * tokens, float(self.verify.coefficients(lanes)[3]) * tokens
+        drafter = self._slowness(self.draft) * self.draft.coefficients(lanes)[3] if drafts else 0.0
+        return float(drafter) * tokens, float(self._slowness(self.verify) * self.verify.coefficients(lanes)[3]) * tokens
 
     def around_seconds(self, setting: Setting) -> float:
-        return self.around.seconds(setting, (1.0, setting.items))
+        return self._slowness(self.around) * self.around.seconds(setting, (1.0, setting.items))
 
     def draft_token_seconds(self, lanes: int) -> float:
         """What one more draft in a step adds to drafting and verification together."""
-        return float(self.draft.coefficients(lanes)[2] + self.verify.coefficients(lanes)[2])
+        drafting = self._slowness(self.draft) * self.draft.coefficients(lanes)[2]
+        return float(drafting + self._slowness(self.verify) * self.verify.coefficients(lanes)[2])

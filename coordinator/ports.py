@@ -50,6 +50,10 @@ class Port(Protocol):
 
 
 class DraftPort(Port, Protocol):
+    @property
+    def estimates_chances(self) -> bool:
+        """Whether the drafter leaves out drafts below `DraftItem.least_chance`."""
+
     async def draft(self, lane: int, generation: int, items: Sequence[DraftItem]) -> DraftReply:
         """One proposal for each item, in order.
 

@@ -171,12 +171,14 @@ class Request:
         for port in (self.drafter, self.verifier):
             _leave(port, self.id)
 
-    def draft_item(self, generation: int, share: int, most_drafts: int) -> DraftItem:
-        """At most `share` tail tokens, and drafts only if they reach the end of the committed tokens."""
+    def draft_item(self, generation: int, share: int, most_drafts: int, least_chance: float = 0.0) -> DraftItem:
+        """At most `share` tail tokens, and drafts, of a least chance each, only if they reach the end of the committed
+        tokens."""
         base, tail = self._tail(self.draft_cache, generation, share)
         complete = base + len(tail) == len(self.committed_ids)
         drafts = min(most_drafts, self.max_draft_tokens, self.room - 1) if complete else 0
-        return DraftItem(self.id, base, tail, self.params if base == 0 else None, max(drafts, 0), self._traceparent)
+        params = self.params if base == 0 else None
+        return DraftItem(self.id, base, tail, params, max(drafts, 0), least_chance, self._traceparent)
 
     def verify_item(self, generation: int, share: int, proposal: Proposal | None) -> VerifyItem:
         """At most `share` tail tokens; the proposal goes with them if they reach the end of the committed tokens."""

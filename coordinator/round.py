@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from coordinator.choice import Mode
 from minedraft.types import DraftItem, Proposal, StepTiming, VerifyItem
+
+NS: Final = 1e-9
 
 
 @dataclass(slots=True)
@@ -22,16 +25,23 @@ class Round:
     narrow: Collection[int] | None = None  # ids of the only requests to be drafted for; None: all
     asked: dict[int, int] = field(default_factory=dict)  # drafts asked for, by request id
     draft_timing: StepTiming | None = None
-    draft_work: tuple[int, int, int, int] = (0, 0, 0, 0)  # passes, drafts, proposed, prompt tokens
+    draft_work: tuple[int, int, int] = (0, 0, 0)  # passes, drafts looked at, prompt tokens
     verify_timing: StepTiming | None = None
     verify_work: tuple[int, int] = (0, 0)  # tokens, prompt tokens
     emitting: int = 0
     emitted: int = 0  # tokens
     prefilled_before: float = 0.0
 
+    def seconds(self, elapsed: float) -> tuple[float, float, float]:
+        """What drafting, verification, and all around them took of a round, without waiting for other lanes' steps."""
+        steps = (self.draft_timing, self.verify_timing)
+        drafted, verified = ((step.host_ns + step.forward_ns) * NS if step is not None else 0.0 for step in steps)
+        queued = sum(step.queue_ns for step in steps if step is not None) * NS
+        return drafted, verified, max(elapsed - queued - drafted - verified, 0.0)
+
     @property
     def prefills(self) -> bool:
-        return self.draft_work[3] > 0 or self.verify_work[1] > 0 or self.emitting < self.items
+        return self.draft_work[2] > 0 or self.verify_work[1] > 0 or self.emitting < self.items
 
     @property
     def drafting(self) -> int:
@@ -41,10 +51,12 @@ class Round:
     def drafted(self, items: Sequence[DraftItem], proposals: Sequence[Proposal], timing: StepTiming) -> None:
         """The draft step was answered."""
         self.asked = {item.sequence_id: item.max_draft_tokens for item in items}
-        wanted = self.asked.values()
         prompts = sum(len(item.tail_token_ids) for item in items if len(item.tail_token_ids) > self.most)
-        proposed = sum(len(proposal.token_ids) for proposal in proposals)
-        self.draft_work = (max(wanted, default=0), sum(wanted), proposed, prompts)
+        looked_at = [
+            min(item.max_draft_tokens, len(proposal.token_ids) + 1)  # one that is left out ends a proposal
+            for item, proposal in zip(items, proposals, strict=True)
+        ]
+        self.draft_work = (max(looked_at, default=0), sum(looked_at), prompts)
         self.draft_timing = timing
 
     def verified(self, items: Sequence[VerifyItem], timing: StepTiming) -> None:

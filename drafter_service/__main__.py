@@ -20,7 +20,10 @@ def build(settings: DrafterSettings) -> process.Service:
         Role.DRAFTER,
         make_worker=lambda: make_proposer(settings),
         make_servicer=lambda stepper, proposer: DrafterServicer(
-            stepper, open_desk(settings, proposer.payload_device), proposer.payload_bytes_per_draft
+            stepper,
+            open_desk(settings, proposer.payload_device),
+            proposer.payload_bytes_per_draft,
+            estimates_chances=proposer.estimates_chances,
         ),
     )
 

@@ -21,9 +21,18 @@ FULL_NAME = pb.DESCRIPTOR.services_by_name["DrafterService"].full_name
 class DrafterServicer(pb_grpc.DrafterServiceServicer):
     """Runs on the event loop; the stepper takes the work to the engine thread."""
 
-    def __init__(self, stepper: Stepper[DraftItem, Proposal], desk: ChannelDesk, payload_bytes_per_draft: int) -> None:
+    def __init__(
+        self,
+        stepper: Stepper[DraftItem, Proposal],
+        desk: ChannelDesk,
+        payload_bytes_per_draft: int,
+        *,
+        estimates_chances: bool,
+    ) -> None:
         self._stepper = stepper
-        self._streams = ModelStreams(pb.DraftResponse, stepper, desk, self._step, payload_bytes_per_draft)
+        self._streams = ModelStreams(
+            pb.DraftResponse, stepper, desk, self._step, payload_bytes_per_draft, estimates_chances
+        )
 
     def register(self, server: grpc.aio.Server) -> None:
         pb_grpc.add_DrafterServiceServicer_to_server(self, server)

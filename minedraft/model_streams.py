@@ -29,10 +29,12 @@ class ModelStreams(Generic[Response]):
         desk: ChannelDesk,
         step: Callable[[str, Any], Awaitable[Response]],  # (lease, step message): see `Duties.step`
         payload_bytes_per_draft: int = 0,
+        estimates_chances: bool = False,
     ) -> None:
         self.desk = desk
         self._stepper = stepper
         self._payload_bytes = payload_bytes_per_draft
+        self._estimates_chances = estimates_chances
         channels = ChannelService(response, desk)
         self._streams = Streams(
             Duties(
@@ -63,7 +65,9 @@ class ModelStreams(Generic[Response]):
 
     async def _welcome(self) -> common.Welcome:
         state = await self._stepper.state()
-        return write_welcome(Welcome(self._stepper.info, state, self.desk.facts, self._payload_bytes))
+        return write_welcome(
+            Welcome(self._stepper.info, state, self.desk.facts, self._payload_bytes, self._estimates_chances)
+        )
 
     def _end(self, lease: str) -> None:
         self._stepper.release_lease(lease)

@@ -242,6 +242,9 @@ class DraftItem:
     tail_token_ids: tuple[int, ...]  # committed tokens from base_len on, at least one
     params: SequenceParams | None  # must be given when base_len is 0
     max_draft_tokens: int  # 0 only fills the cache
+    least_chance: float = (
+        0.0  # of being kept with all before it, that a draft must have; see `Welcome.estimates_chances`
+    )
     traceparent: str = ""  # W3C trace context of the request's present phase; "" unless it is traced
 
 
@@ -360,6 +363,7 @@ class Welcome:
     state: ServiceState
     host: HostFacts = HostFacts()
     payload_bytes_per_draft: int = 0  # what a drafter sends over a tensor channel for each draft
+    estimates_chances: bool = False  # whether a drafter heeds `DraftItem.least_chance`
 
 
 @dataclass(frozen=True, slots=True)

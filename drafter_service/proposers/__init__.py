@@ -25,6 +25,10 @@ class Proposer(Worker[DraftItem, Proposal], Protocol):
     def payload_bytes_per_draft(self) -> int:
         """What each draft sends over a channel; 0 when its law fits into the reply."""
 
+    @property
+    def estimates_chances(self) -> bool:
+        """Whether `DraftItem.least_chance` is heeded."""
+
 
 def make_proposer(settings: DrafterSettings) -> Proposer:
     """The proposer that the settings ask for. Raises SetupError. Only a model brings torch in."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drafter_service.payloads import Parcel, Payloads
+from drafter_service.proposers.chances import Chances, Guess, largest_probabilities
 from minedraft.channel.step import StepChannels
 from minedraft.config import DrafterSettings
 from minedraft.engine.build import Part, build_engine
@@ -28,6 +29,7 @@ class Drafting:
     committed: tuple[int, ...]
     kind: DraftLawKind
     parcel: Parcel | None  # where a dense law goes
+    guess: Guess | None  # where drafts of little chance are to be left out
     drafts: list[Draft] = field(default_factory=list)
 
     @property
@@ -61,10 +63,12 @@ class ModelProposer:
         self._kind = kind
         self._top_m = top_m
         self._payloads = Payloads()
+        self._chances = Chances()
         self.info: ModelInfo = engine.info
         self.payload_device = engine.info.device
         # float16 over the target's vocabulary, which is this model's too
         self.payload_bytes_per_draft = 2 * engine.info.vocab_size if kind is DraftLawKind.DENSE else 0
+        self.estimates_chances = not engine.info.simulated  # whose logits mean nothing
 
     @classmethod
     def load(cls, settings: DrafterSettings) -> ModelProposer:
@@ -96,10 +100,12 @@ class ModelProposer:
     def release(self, lease: str, sequence_ids: Seq[int]) -> None:
         self._engine.release(lease, sequence_ids)
         self._payloads.drop(lease, sequence_ids)
+        self._chances.drop(lease, sequence_ids)
 
     def release_lease(self, lease: str) -> None:
         self._engine.release_lease(lease)
         self._payloads.drop_lease(lease)
+        self._chances.drop_lease(lease)
 
     def state(self) -> ServiceState:
         return self._engine.state()
@@ -124,7 +130,13 @@ class ModelProposer:
         if isinstance(begun, Refusal):
             return Proposal(item.sequence_id, status=begun.status, cached_len=begun.cached_len, reason=begun.reason)
         kind, parcel = self._law(lease, item, begun, channels)
-        return Drafting(item, begun, (*begun.token_ids, *begun.feed), kind, parcel)
+        committed = (*begun.token_ids, *begun.feed)
+        sampling = begun.params.sampling
+        estimated = item.least_chance > 0.0 and sampling.greedy and not sampling.changes_logits
+        guess = (
+            self._chances.begin(lease, item.sequence_id, committed) if estimated and self.estimates_chances else None
+        )
+        return Drafting(item, begun, committed, kind, parcel, guess)
 
     def _grow(self, growing: list[Drafting], logits: Tensor) -> None:
         """Grow every proposal to its length. The last draft of a sequence is not fed: it may be rejected.
@@ -132,12 +144,32 @@ class ModelProposer:
         `logits` [n, V] follow the committed tokens.
         """
         while growing:
+            growing, logits = self._promising(growing, logits)
             self._append(growing, logits)
             growing = [one for one in growing if one.unfinished]
             if growing:
                 logits = self._engine.forward([Feed(one.sequence, one.token_ids[-1:], num_logits=1) for one in growing])
 
+    def _promising(self, growing: list[Drafting], logits: Tensor) -> tuple[list[Drafting], Tensor]:
+        """Those whose next draft is worth having, and their logits; the proposals of the others end here."""
+        judged = [(place, one.guess) for place, one in enumerate(growing) if one.guess is not None]
+        if not judged:
+            return growing, logits
+        some = logits[[place for place, _ in judged]] if len(judged) < len(growing) else logits
+        known, best = self._engine.logit_token_ids, argmax(some)
+        tokens = best if known is None else known[best].tolist()
+        ended = set()
+        for (place, guess), token, probability in zip(judged, tokens, largest_probabilities(some), strict=True):
+            if not self._chances.worth(guess, token, probability, growing[place].item.least_chance):
+                ended.add(place)
+        if not ended:
+            return growing, logits
+        left = [place for place in range(len(growing)) if place not in ended]
+        return [growing[place] for place in left], logits[left]
+
     def _append(self, growing: Seq[Drafting], logits: Tensor) -> None:
+        if not growing:
+            return
         rows = [one.row() for one in growing]
         drawn = self._draw(logits, rows, [one.kind for one in growing])
         for one, draft in zip(growing, drawn, strict=True):

@@ -67,6 +67,7 @@ class NgramProposer:
         )
         self.payload_device = ""  # nothing is sent over a tensor channel
         self.payload_bytes_per_draft = 0
+        self.estimates_chances = False  # a match has no probability
         self._instance_id = instance_id
         self._sizes = (shortest, longest)
         self._histories: dict[str, dict[int, History]] = {}

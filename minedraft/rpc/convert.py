@@ -253,7 +253,11 @@ def write_model(model: ModelInfo) -> common.ModelInfo:
 
 def read_welcome(message: common.Welcome) -> Welcome:
     return Welcome(
-        read_model(message.model), read_state(message.state), read_host(message.host), message.payload_bytes_per_draft
+        model=read_model(message.model),
+        state=read_state(message.state),
+        host=read_host(message.host),
+        payload_bytes_per_draft=message.payload_bytes_per_draft,
+        estimates_chances=message.estimates_chances,
     )
 
 
@@ -263,6 +267,7 @@ def write_welcome(welcome: Welcome) -> common.Welcome:
         state=write_state(welcome.state),
         host=write_host(welcome.host),
         payload_bytes_per_draft=welcome.payload_bytes_per_draft,
+        estimates_chances=welcome.estimates_chances,
     )
 
 

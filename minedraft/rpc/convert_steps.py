@@ -35,6 +35,7 @@ def read_draft_items(step: drafter.DraftStep) -> tuple[DraftItem, ...]:
             tail_token_ids=_tail(item.tail_token_ids),
             params=read_params(item.params) if item.HasField("params") else None,
             max_draft_tokens=_drafts(item.max_draft_tokens),
+            least_chance=_chance(item.least_chance),
             traceparent=item.traceparent,
         )
         for item in step.items
@@ -54,6 +55,7 @@ def write_draft_step(step_id: int, lane: int, items: Sequence[DraftItem], channe
                     tail_token_ids=item.tail_token_ids,
                     params=write_params(item.params) if item.params else None,
                     max_draft_tokens=item.max_draft_tokens,
+                    least_chance=item.least_chance,
                     traceparent=item.traceparent,
                 )
                 for item in items
@@ -177,6 +179,12 @@ def _drafts(count: int) -> int:
     if count > MOST_DRAFTS:
         raise ProtocolError(f"item.max_draft_tokens: {count}, at most {MOST_DRAFTS}")
     return count
+
+
+def _chance(chance: float) -> float:
+    if not 0.0 <= chance <= 1.0:
+        raise ProtocolError(f"item.least_chance: {chance}, must be in [0, 1]")
+    return chance
 
 
 def _proposal(message: common.Proposal) -> Proposal:

@@ -353,16 +353,18 @@ class ModelInfo(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., max_len: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention_backend: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., simulated: bool = ..., instance_id: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("model", "state", "host", "payload_bytes_per_draft")
+    __slots__ = ("model", "state", "host", "payload_bytes_per_draft", "estimates_chances")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_PER_DRAFT_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATES_CHANCES_FIELD_NUMBER: _ClassVar[int]
     model: ModelInfo
     state: ServiceState
     host: HostFacts
     payload_bytes_per_draft: int
-    def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ..., host: _Optional[_Union[HostFacts, _Mapping]] = ..., payload_bytes_per_draft: _Optional[int] = ...) -> None: ...
+    estimates_chances: bool
+    def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ..., host: _Optional[_Union[HostFacts, _Mapping]] = ..., payload_bytes_per_draft: _Optional[int] = ..., estimates_chances: bool = ...) -> None: ...
 
 class Release(_message.Message):
     __slots__ = ("sequence_ids",)

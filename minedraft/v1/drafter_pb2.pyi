@@ -44,20 +44,22 @@ class DraftStep(_message.Message):
     def __init__(self, step_id: _Optional[int] = ..., lane: _Optional[int] = ..., items: _Optional[_Iterable[_Union[DraftItem, _Mapping]]] = ..., channel_id: _Optional[str] = ...) -> None: ...
 
 class DraftItem(_message.Message):
-    __slots__ = ("sequence_id", "base_len", "tail_token_ids", "params", "max_draft_tokens", "traceparent")
+    __slots__ = ("sequence_id", "base_len", "tail_token_ids", "params", "max_draft_tokens", "least_chance", "traceparent")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     TAIL_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     MAX_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LEAST_CHANCE_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     sequence_id: int
     base_len: int
     tail_token_ids: _containers.RepeatedScalarFieldContainer[int]
     params: _common_pb2.SequenceParams
     max_draft_tokens: int
+    least_chance: float
     traceparent: str
-    def __init__(self, sequence_id: _Optional[int] = ..., base_len: _Optional[int] = ..., tail_token_ids: _Optional[_Iterable[int]] = ..., params: _Optional[_Union[_common_pb2.SequenceParams, _Mapping]] = ..., max_draft_tokens: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    def __init__(self, sequence_id: _Optional[int] = ..., base_len: _Optional[int] = ..., tail_token_ids: _Optional[_Iterable[int]] = ..., params: _Optional[_Union[_common_pb2.SequenceParams, _Mapping]] = ..., max_draft_tokens: _Optional[int] = ..., least_chance: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class DraftResponse(_message.Message):
     __slots__ = ("welcome", "reply", "heartbeat", "goodbye", "channel", "chunk")

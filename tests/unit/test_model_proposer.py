@@ -35,6 +35,7 @@ from minedraft.types import (
     TopM,
 )
 from tests.models import tiny_llama
+from tests.unit.engine.helpers import engine, feed, item
 from tests.unit.engine.test_draft_vocabulary import KNOWN, rewrite
 
 PROMPT = (70, 71, 72, 73)
@@ -166,3 +167,47 @@ def test_a_channel_that_fails_costs_the_drafts(narrow: Path) -> None:
     assert (proposal.status, proposal.token_ids) == (ItemStatus.OK, ())
     assert channels.fault is not None
     assert channels.fault.generation == 1
+
+
+def test_a_proposal_ends_before_a_draft_of_too_little_chance(narrow: Path) -> None:
+    """Greedy sequences only, whatever else is in the batch; what is proposed is what would have been."""
+    every = proposals(narrow, DraftLawKind.TOP_M, params(0.0))[0].token_ids
+    probabilities = [_largest(narrow, (*PROMPT, *every[:count])) for count in range(3)]
+    for wanted in range(4):
+        through = [float(np.prod(probabilities[: count + 1])) for count in range(3)]
+        least = through[wanted - 1] * 0.999 if wanted else min(through[0] * 1.001, 1.0)
+        greedy = DraftItem(0, 0, PROMPT, params(0.0), 3, least)
+        others = [
+            DraftItem(1, 0, PROMPT, params(1.0), 3, 1.0),
+            DraftItem(2, 0, PROMPT, params(0.0), 3),
+            DraftItem(3, 0, PROMPT, params(0.0, logit_bias={0: 0.0}), 3, 1.0),
+        ]
+        for batch in ([greedy], [greedy, *others]):
+            found = make(narrow, DraftLawKind.TOP_M).step("lease", batch, StepChannels())
+            assert found[0].token_ids == every[:wanted]
+            assert found[0].status is ItemStatus.OK
+            assert all(len(one.token_ids) == 3 for one in found[1:])
+
+
+def test_a_drafter_learns_what_its_probabilities_are_worth(tmp_path: Path) -> None:
+    """Drafts that turn out right are proposed in the end, though the model is not sure of them."""
+    unsure = tiny_llama(tmp_path / "model", dtype="float32")
+    proposer = make(unsure, DraftLawKind.TOP_M)
+    lengths = []
+    for number in range(40):
+        first = DraftItem(number, 0, PROMPT, params(0.0), 1, 0.5)
+        (whole,) = proposer.step("other", [replace(first, least_chance=0.0)], StepChannels())
+        (proposal,) = proposer.step("lease", [first], StepChannels())
+        lengths.append(len(proposal.token_ids))
+        second = replace(first, tail_token_ids=(*PROMPT, *whole.token_ids), max_draft_tokens=0)
+        proposer.step("lease", [second], StepChannels())
+        proposer.release("lease", [number])
+        proposer.release("other", [number])
+    assert lengths[0] == 0
+    assert lengths[-1] == 1
+
+
+def _largest(folder: Path, tokens: tuple[int, ...]) -> float:
+    """The largest probability of what follows."""
+    model, _ = open_model(str(folder), self_check=False)
+    return float(feed(engine(model), item(1, 0, tokens)).softmax(dim=1).amax())

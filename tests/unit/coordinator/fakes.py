@@ -250,6 +250,8 @@ class FakeService(Generic[Item, Result]):
 class FakeDrafter(FakeService[DraftItem, Proposal]):
     """A `DraftPort`."""
 
+    estimates_chances = False
+
     async def draft(self, lane: int, generation: int, items: Sequence[DraftItem]) -> DraftReply:
         return DraftReply(1, await self._step(lane, generation, items), self._timing(), self._state())
 

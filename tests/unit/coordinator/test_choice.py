@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.acceptance import emitted
+from coordinator.acceptance import Outlook, emitted
 from coordinator.choice import Load, Mode, forecast, lane_sizes
 from coordinator.experience import Experience
 from coordinator.pace import Pace, Setting
@@ -26,7 +26,7 @@ def known(draft: float, verify: float, around: float) -> Pace:
                     pace.verified(setting, items * (1 + drafts), 0, verify * MS, 1)
                     pace.spent_around(setting, around * MS, 1)
                     if drafts:
-                        pace.drafted(setting, drafts, items * drafts, items * drafts, 0, draft * drafts * MS, 1)
+                        pace.drafted(setting, drafts, items * drafts, 0, draft * drafts * MS, 1)
         pace.solve(lanes, 8, 1)
     return pace
 
@@ -34,7 +34,7 @@ def known(draft: float, verify: float, around: float) -> Pace:
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 @pytest.mark.parametrize(("draft", "verify", "around"), [(2, 25, 1), (10, 25, 1), (30, 20, 0.5), (1, 5, 40)])
 def test_equal_lanes_follow_the_theory(lanes: int, draft: float, verify: float, around: float) -> None:
-    found = forecast(Mode(lanes, 3), Load(8), known(draft, verify, around), (0.7,) * 4)
+    found = forecast(Mode(lanes, 3), Load(8), known(draft, verify, around), Outlook.even((0.7,) * 4))
     t = 3 * draft
     between = max(verify, t, (t + verify + around) / lanes) * MS
     assert found.cycle_seconds / lanes == pytest.approx(between, rel=0.02)
@@ -52,19 +52,19 @@ def test_lane_sizes_are_balanced(requests: int, lanes: int) -> None:
 
 def test_one_request_gains_nothing_from_a_second_lane() -> None:
     pace = known(5, 20, 1)
-    one, two = (forecast(Mode(lanes, 3), Load(1), pace, (0.7,) * 4) for lanes in (1, 2))
+    one, two = (forecast(Mode(lanes, 3), Load(1), pace, Outlook.even((0.7,) * 4)) for lanes in (1, 2))
     assert one == two
 
 
 def test_plain_decoding_needs_no_drafter() -> None:
-    found = forecast(Mode(1, 0), Load(4), known(5, 20, 1), (0.7,) * 4)
+    found = forecast(Mode(1, 0), Load(4), known(5, 20, 1), Outlook.even((0.7,) * 4))
     assert found.draft_seconds == 0.0
     assert found.tokens == 4.0
     assert found.cycle_seconds == pytest.approx(21 * MS, rel=0.02)
 
 
 def test_requests_without_drafts_emit_one_token_each() -> None:
-    found = forecast(Mode(1, 2), Load(4, drafting=0.5), known(5, 20, 1), (1.0,) * 4)
+    found = forecast(Mode(1, 2), Load(4, drafting=0.5), known(5, 20, 1), Outlook.even((1.0,) * 4))
     assert found.tokens == pytest.approx(2 * 3 + 2)
 
 

@@ -257,3 +257,32 @@ def test_a_request_that_keeps_no_drafts_gets_none_where_they_cost() -> None:
     good = [asked[number] for number in done if number % 4]
     bad = [asked[number] for number in done if number % 4 == 0]
     assert sum(bad) / len(bad) < 0.5 * sum(good) / len(good)
+
+
+@pytest.mark.parametrize("requests", [1, 4])
+def test_drafts_of_little_chance_are_left_out_where_they_cost(requests: int) -> None:
+    """A CPU, where every token verified costs; the drafter knows the chance of each draft."""
+    telling = linear(1, 8, 2.0)
+    knows = Devices(telling.draft, telling.verify, telling.round_trip, spread=True)
+    warm = 3000 * requests
+    auto, chooser = rate(knows, always(0.5), requests, warm=warm, tokens=warm)
+    every = {
+        drafts: rate(knows, always(0.5), requests, lanes=[1], drafts=[drafts], warm=500, tokens=warm)[0]
+        for drafts in (0, 1, 2, 4)
+    }
+    assert chooser.least_chance > 0.0
+    assert auto >= 1.05 * max(every.values()), (every, chooser.describe())
+
+
+def test_drafts_that_cost_nothing_are_not_left_out() -> None:
+    telling = constant(0.2, 40)
+    knows = Devices(telling.draft, telling.verify, telling.round_trip, spread=True)
+    _, chooser = rate(knows, always(0.5), 4, warm=4000)
+    assert chooser.least_chance <= 0.1
+
+
+def test_a_number_of_drafts_that_was_asked_for_is_drafted() -> None:
+    telling = linear(1, 8, 2.0)
+    knows = Devices(telling.draft, telling.verify, telling.round_trip, spread=True)
+    _, chooser = rate(knows, always(0.5), 4, lanes=[1, 2], drafts=[4])
+    assert chooser.least_chance == 0.0

@@ -30,7 +30,7 @@ def watch(
             pace.verified(setting, tokens, 0, (a + b * items + c * tokens) * MS * shaken, tick)
             if drafts:
                 wanted = items * drafts
-                pace.drafted(setting, drafts, wanted, wanted, 0, (a * drafts + c * wanted) * MS / 10 * shaken, tick)
+                pace.drafted(setting, drafts, wanted, 0, (a * drafts + c * wanted) * MS / 10 * shaken, tick)
     pace.solve(1, seen[-1][0], tick)
 
 
@@ -44,26 +44,26 @@ def test_an_affine_law_tells_of_settings_that_were_never_seen(
     a, b, c = terms
     tokens = items * (1 + drafts)
     expected = (a + b * items + c * tokens) * MS
-    assert pace.verify_seconds(Setting(1, items, drafts), items) == pytest.approx(expected, rel=0.05)
+    assert pace.verify_seconds(Setting(1, items, drafts), tokens) == pytest.approx(expected, rel=0.05)
     expected = (a * drafts + c * items * drafts) * MS / 10
-    assert pace.draft_seconds(Setting(1, items, drafts), items) == pytest.approx(expected, rel=0.1)
+    assert pace.draft_seconds(Setting(1, items, drafts), drafts, items * drafts) == pytest.approx(expected, rel=0.1)
 
 
 def test_from_one_setting_drafting_is_taken_to_grow_with_k_and_verification_not_to() -> None:
     pace = Pace()
     watch(pace, (20.0, 0.0, 0.0), [(8, 2)])
-    assert pace.draft_seconds(Setting(1, 8, 4), 8) == pytest.approx(8 * MS, rel=0.1)
-    assert pace.verify_seconds(Setting(1, 8, 4), 8) == pytest.approx(20 * MS, rel=0.15)
+    assert pace.draft_seconds(Setting(1, 8, 4), 4, 32) == pytest.approx(8 * MS, rel=0.1)
+    assert pace.verify_seconds(Setting(1, 8, 4), 40) == pytest.approx(20 * MS, rel=0.15)
 
 
 def test_noise_and_outliers_are_averaged_away() -> None:
     pace = Pace()
     watch(pace, (20.0, 0.2, 0.1), [(4, 0), (4, 2), (4, 4), (8, 2)], noise=0.1, times=40)
-    usual = pace.verify_seconds(Setting(1, 4, 2), 4)
+    usual = pace.verify_seconds(Setting(1, 4, 2), 12)
     assert usual == pytest.approx(22.0 * MS, rel=0.05)
     pace.verified(Setting(1, 4, 2), 12, 0, 5.0, 999)  # a hiccup of five seconds
     pace.solve(1, 4, 999)
-    assert pace.verify_seconds(Setting(1, 4, 2), 4) == pytest.approx(usual, rel=0.05)
+    assert pace.verify_seconds(Setting(1, 4, 2), 12) == pytest.approx(usual, rel=0.05)
 
 
 def test_a_lasting_change_of_speed_is_learned() -> None:
@@ -72,7 +72,7 @@ def test_a_lasting_change_of_speed_is_learned() -> None:
     for tick in range(200):
         pace.verified(Setting(1, 4, 2), 12, 0, 50 * MS, 1000 + tick)
     pace.solve(1, 4, 1200)
-    assert pace.verify_seconds(Setting(1, 4, 2), 4) == pytest.approx(50 * MS, rel=0.15)
+    assert pace.verify_seconds(Setting(1, 4, 2), 12) == pytest.approx(50 * MS, rel=0.15)
 
 
 def test_what_prompts_cost_is_kept_apart() -> None:
@@ -82,7 +82,7 @@ def test_what_prompts_cost_is_kept_apart() -> None:
         setting = Setting.of(1, 4, 2, prompt)
         pace.verified(setting, 12, prompt, (20 + 0.05 * prompt) * MS, tick)
     pace.solve(1, 4, 40)
-    assert pace.verify_seconds(Setting(1, 4, 2), 4) == pytest.approx(20 * MS, rel=0.02)
+    assert pace.verify_seconds(Setting(1, 4, 2), 12) == pytest.approx(20 * MS, rel=0.02)
 
 
 def test_steps_beside_other_lanes_have_their_own_law() -> None:
@@ -93,18 +93,47 @@ def test_steps_beside_other_lanes_have_their_own_law() -> None:
         pace.verified(Setting(2, 4, 2), 12, 0, 35 * MS, tick)
     for lanes, expected in ((1, 20 * MS), (2, 35 * MS)):
         pace.solve(lanes, 4, 30)
-        assert pace.verify_seconds(Setting(lanes, 4, 2), 4) == pytest.approx(expected, rel=0.05)
+        assert pace.verify_seconds(Setting(lanes, 4, 2), 12) == pytest.approx(expected, rel=0.05)
 
 
 def test_fewer_drafts_than_asked_for_make_smaller_verifications() -> None:
     pace = Pace()
     for tick in range(200):
-        pace.drafted(Setting(1, 4, 4), 4, 16, 4, 0, 1 * MS, tick)
         pace.verified(Setting(1, 4, 0), 4, 0, 14 * MS, tick)
         pace.verified(Setting(1, 8, 0), 8, 0, 18 * MS, tick)
         pace.verified(Setting(1, 4, 4), 8, 0, 18 * MS, tick)
     pace.solve(1, 4, 200)
-    assert pace.verify_seconds(Setting(1, 4, 4), 4) == pytest.approx(18 * MS, rel=0.05)
+    assert pace.verify_seconds(Setting(1, 4, 4), 8) == pytest.approx(18 * MS, rel=0.05)
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.6])
+def test_a_machine_that_changes_its_speed_changes_settings_that_do_not_run(factor: float) -> None:
+    """K=2 was seen, then K=0 runs while the whole machine gets slower or faster."""
+    pace = Pace()
+    for tick in range(200):
+        pace.verified(Setting(1, 4, 2), 12, 0, 30 * MS, tick)
+        pace.verified(Setting(1, 4, 0), 4, 0, 20 * MS, tick)
+    for tick in range(200, 300):
+        pace.verified(Setting(1, 4, 0), 4, 0, 20 * MS * factor, tick)
+    pace.solve(1, 4, 300)
+    assert pace.verify_seconds(Setting(1, 4, 0), 4) == pytest.approx(20 * MS * factor, rel=0.05)
+    assert pace.verify_seconds(Setting(1, 4, 2), 12) == pytest.approx(30 * MS * factor, rel=0.2)
+    usual = pace.usual()
+    assert usual.verify_seconds(Setting(1, 4, 2), 12) == pytest.approx(30 * MS, rel=0.2)
+    assert pace.usual_share(0.0, factor, 0.0) == pytest.approx(1.0 / factor, rel=0.2)
+
+
+def test_what_differs_from_step_to_step_is_not_taken_for_the_machines_speed() -> None:
+    """Proposals of any length in one setting, and prompts now and then."""
+    pace = Pace()
+    dice = random.Random(2)
+    for tick in range(2000):
+        tokens = dice.randint(4, 20)
+        pace.verified(Setting(1, 4, 4), tokens, 0, (10 + tokens) * MS, tick)
+        pace.verified(Setting.of(1, 4, 4, 70), 8, 70, dice.uniform(80, 200) * MS, tick)
+        if tick % 16 == 0:
+            pace.solve(1, 4, tick)
+    assert pace.usual_share(0.0, 1.0, 0.0) == pytest.approx(1.0, rel=0.15)
 
 
 def test_memory_is_bounded() -> None:

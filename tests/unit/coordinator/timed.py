@@ -48,12 +48,14 @@ class Devices:
     """Seconds of a draft step of (items, passes, drafts, tokens fed), of a verification of (items, tokens), of a trip.
 
     `shared`: how much slower each service is while the other one works, as on cores that both use; 0 for not at all.
+    `spread`: each draft has a chance of its own, which the drafter knows: see `chance_of`.
     """
 
     draft: Callable[[int, int, int, int], float]
     verify: Callable[[int, int], float]
     round_trip: float = 0.0
     shared: float = 0.0
+    spread: bool = False
 
 
 class TimedPort:
@@ -110,15 +112,33 @@ class TimedPort:
 class TimedDrafter(TimedPort):
     """A `DraftPort`."""
 
+    @property
+    def estimates_chances(self) -> bool:
+        return self.devices.spread
+
     async def draft(self, lane: int, generation: int, items: Sequence[DraftItem]) -> DraftReply:
-        wanted = [item.max_draft_tokens for item in items]
-        fed = sum(self.feed(item, max(item.max_draft_tokens - 1, 0)) for item in items)  # the last is not fed
+        lengths = [self._length(item) for item in items]
+        # drafts that are looked at: one that is left out was, too
+        wanted = [min(length + 1, item.max_draft_tokens) for item, length in zip(items, lengths, strict=True)]
+        fed = sum(self.feed(item, max(drafts - 1, 0)) for item, drafts in zip(items, wanted, strict=True))
         timing = await self.pass_time(self.devices.draft(len(items), max(*wanted, 1), sum(wanted), fed))
         proposals = tuple(
-            Proposal(item.sequence_id, (TOKEN,) * item.max_draft_tokens, PointMass(), cached_len=item.base_len)
-            for item in items
+            Proposal(item.sequence_id, (TOKEN,) * length, PointMass(), cached_len=item.base_len)
+            for item, length in zip(items, lengths, strict=True)
         )
         return DraftReply(1, proposals, timing, STATE)
+
+    def _length(self, item: DraftItem) -> int:
+        """Of the proposal."""
+        if not self.devices.spread:
+            return item.max_draft_tokens
+        length, place, through = 0, item.base_len + len(item.tail_token_ids), 1.0
+        while length < item.max_draft_tokens:
+            through *= chance_of(item.sequence_id, place + length)
+            if through < item.least_chance:
+                break
+            length += 1
+        return length
 
 
 class TimedVerifier(TimedPort):
@@ -133,21 +153,31 @@ class TimedVerifier(TimedPort):
         tokens = sum(self.feed(item, _drafts(item)) + _drafts(item) for item in items)
         timing = await self.pass_time(self.devices.verify(len(items), tokens))
         chance = self._accept(asyncio.get_running_loop().time())
-        return VerifyReply(1, tuple(_verdict(item, chance) for item in items), timing, STATE)
+        verdicts = tuple(_verdict(item, None if self.devices.spread else chance) for item in items)
+        return VerifyReply(1, verdicts, timing, STATE)
 
 
 def _drafts(item: VerifyItem) -> int:
     return len(item.proposal.token_ids) if item.proposal else 0
 
 
-def _verdict(item: VerifyItem, chance: float) -> Verdict:
+def _verdict(item: VerifyItem, usual: float | None) -> Verdict:
+    """`usual` is the chance of every draft, None for one of each one's own."""
     length = item.base_len + len(item.tail_token_ids)
     if not item.emit:
         return Verdict(item.sequence_id, cached_len=length)
     accepted = 0
-    while accepted < _drafts(item) and coin(item.sequence_id, length + accepted) < chance:
+    while accepted < _drafts(item):
+        chance = chance_of(item.sequence_id, length + accepted) if usual is None else usual
+        if coin(item.sequence_id, length + accepted) >= chance:
+            break
         accepted += 1
     return Verdict(item.sequence_id, accepted, TOKEN, cached_len=length)
+
+
+def chance_of(sequence: int, place: int) -> float:
+    """A draft's own, where they differ: every other one is nearly sure."""
+    return 0.95 if coin(sequence, -1 - place) < 0.5 else 0.05
 
 
 def coin(sequence: int, place: int) -> float:
