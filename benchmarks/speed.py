@@ -64,9 +64,10 @@ def served(address: str, prompts: Sequence[str], concurrency: int) -> dict[str, 
 class Peer:
     """A peer's process, with its models loaded; at work only while it is asked."""
 
-    def __init__(self, name: str, python: str, inputs: Path, cores: int) -> None:
+    def __init__(self, name: str, python: str, inputs: Path, cores: int, ways: str) -> None:
         self.name = name
         command = [python, str(PEERS / f"with_{name}.py"), "--inputs", str(inputs), "--threads", str(cores)]
+        command += ["--ways", ways] if ways else []
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()  # its models are loaded
 
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--loads", default="1,2,4,8")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--peers", default="")
+    parser.add_argument("--ways", default="", help="of vllm: only those whose names begin so, such as plain")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--name", default="speed")
@@ -111,7 +113,7 @@ def main() -> None:
         if peers:
             inputs = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="minedraft-")))
             prepare(inputs, prompts, TOKENS)
-            others = [Peer(name, python, inputs, cores) for name, python in peers.items()]
+            others = [Peer(name, python, inputs, cores, options.ways) for name, python in peers.items()]
             for other in others:
                 opened.callback(other.close)
         plain_stack, auto_stack = opened.enter_context(Stack(plain)), opened.enter_context(Stack(auto))

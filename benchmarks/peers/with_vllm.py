@@ -28,13 +28,14 @@ def main() -> None:
     parser.add_argument("--inputs", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--way", choices=WAYS)
+    parser.add_argument("--ways", default="", help="only ways whose names begin so")
     options = parser.parse_args()
     if options.way:
         serve(options.way, options.inputs, options.threads)
         return
     command = [sys.executable, __file__, "--inputs", str(options.inputs), "--threads", str(options.threads)]
     children = {}
-    for way in WAYS:
+    for way in (name for name in WAYS if name.startswith(options.ways)):
         children[way] = subprocess.Popen([*command, "--way", way], stdin=PIPE, stdout=PIPE, text=True)
         answered(children[way])
     print("{}", flush=True)
