@@ -21,10 +21,6 @@ class Mode:
     lanes: int  # D
     draft_tokens: int  # K; 0 is plain decoding
 
-    @property
-    def drafting(self) -> bool:
-        return self.draft_tokens > 0
-
     def __str__(self) -> str:
         return f"{self.lanes} lane{'s' if self.lanes > 1 else ''}, K={self.draft_tokens}"
 

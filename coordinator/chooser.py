@@ -158,16 +158,17 @@ class Chooser:
         elapsed = now - current.began
         lanes = max(1, min(current.mode.lanes, current.in_flight))
         self._served += elapsed / lanes
+        spent = current.seconds(elapsed)
         before, self._last[current.lane] = self._last.get(current.lane), (current.mode, current.items)
         if before is not None and before[0].lanes == current.mode.lanes:
-            self._learn(current, lanes, elapsed)
+            self._learn(current, lanes, *spent)
         prefill = self._prefill(current, lanes)
         self._prefilled += prefill
         wanted = current.items * self._load.drafting
         settled = before is not None and is_settled(current, before, lanes, wanted) and prefill < MOST_PREFILL * elapsed
         if settled and current.narrow is None and not self._opening:
             plain = elapsed - (self._prefilled - current.prefilled_before)
-            usual = max(plain, 0.25 * elapsed) * self.pace.usual_share(*current.seconds(elapsed))
+            usual = max(plain, 0.25 * elapsed) * self.pace.usual_share(*spent)
             self.experience.add(current.mode, current.in_flight, usual, self._tick)
         if current.mode.draft_tokens == 0:
             self._threshold.rest(RESTED)
@@ -252,17 +253,15 @@ class Chooser:
 
     # --- learning ---
 
-    def _learn(self, current: Round, lanes: int, elapsed: float) -> None:
+    def _learn(self, current: Round, lanes: int, drafted: float, verified: float, around: float) -> None:
         """Step times, by setting."""
-        verify, draft = current.verify_timing, current.draft_timing
-        if verify is None:
+        if current.verify_timing is None:
             return
         tokens, prefill = current.verify_work
         drafts = current.mode.draft_tokens if current.draft_work[1] else 0
         setting = Setting.of(lanes, current.items, drafts, prefill)
-        drafted, verified, around = current.seconds(elapsed)
         self.pace.verified(setting, tokens, prefill, verified, self._tick)
-        if draft is not None:
+        if current.draft_timing is not None:
             passes, drawn, prompts = current.draft_work
             asked = Setting.of(lanes, current.items, drafts, prompts)
             self.pace.drafted(asked, passes, drawn, prompts, drafted, self._tick)

@@ -75,7 +75,7 @@ class Experience:
         kin = sum(
             seen.weight(tick)
             for (other, load), seen in self._modes.items()
-            if load == bucket and other.lanes == mode.lanes and other != mode and mode.drafting
+            if load == bucket and other.lanes == mode.lanes and other != mode and mode.draft_tokens > 0
         )
         return HOPE / (1.0 + rounds) / (1.0 + kin / ENOUGH)
 

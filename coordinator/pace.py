@@ -89,7 +89,8 @@ class Fit:
             return
         if cell.count >= SURE and setting.prefill == 0:  # what prompts take differs too much from step to step
             law = self.coefficients(setting.lanes)
-            larger = float(law @ fed) / float(law @ cell.features) if law.any() else 1.0  # than those of the cell
+            typical = float(law @ cell.features)  # 0 when the law knows nothing of such steps
+            larger = float(law @ fed) / typical if typical > 0.0 else 1.0
             self._follow(seconds / max(cell.seconds * larger, 1e-9))
         seconds /= self.slowness
         reach = OUTLIER * cell.deviation + 0.02 * cell.seconds

@@ -242,9 +242,7 @@ class DraftItem:
     tail_token_ids: tuple[int, ...]  # committed tokens from base_len on, at least one
     params: SequenceParams | None  # must be given when base_len is 0
     max_draft_tokens: int  # 0 only fills the cache
-    least_chance: float = (
-        0.0  # of being kept with all before it, that a draft must have; see `Welcome.estimates_chances`
-    )
+    least_chance: float = 0.0  # that a draft must have of being kept, with all before it, to be proposed
     traceparent: str = ""  # W3C trace context of the request's present phase; "" unless it is traced
 
 

@@ -132,10 +132,9 @@ class ModelProposer:
         kind, parcel = self._law(lease, item, begun, channels)
         committed = (*begun.token_ids, *begun.feed)
         sampling = begun.params.sampling
-        estimated = item.least_chance > 0.0 and sampling.greedy and not sampling.changes_logits
-        guess = (
-            self._chances.begin(lease, item.sequence_id, committed) if estimated and self.estimates_chances else None
-        )
+        estimated = self.estimates_chances and item.least_chance > 0.0
+        estimated = estimated and sampling.greedy and not sampling.changes_logits
+        guess = self._chances.begin(lease, item.sequence_id, committed) if estimated else None
         return Drafting(item, begun, committed, kind, parcel, guess)
 
     def _grow(self, growing: list[Drafting], logits: Tensor) -> None:
@@ -144,36 +143,27 @@ class ModelProposer:
         `logits` [n, V] follow the committed tokens.
         """
         while growing:
-            growing, logits = self._promising(growing, logits)
-            self._append(growing, logits)
-            growing = [one for one in growing if one.unfinished]
+            growing = self._append(growing, logits)
             if growing:
                 logits = self._engine.forward([Feed(one.sequence, one.token_ids[-1:], num_logits=1) for one in growing])
 
-    def _promising(self, growing: list[Drafting], logits: Tensor) -> tuple[list[Drafting], Tensor]:
-        """Those whose next draft is worth having, and their logits; the proposals of the others end here."""
-        judged = [(place, one.guess) for place, one in enumerate(growing) if one.guess is not None]
-        if not judged:
-            return growing, logits
-        some = logits[[place for place, _ in judged]] if len(judged) < len(growing) else logits
-        known, best = self._engine.logit_token_ids, argmax(some)
-        tokens = best if known is None else known[best].tolist()
-        ended = set()
-        for (place, guess), token, probability in zip(judged, tokens, largest_probabilities(some), strict=True):
-            if not self._chances.worth(guess, token, probability, growing[place].item.least_chance):
-                ended.add(place)
-        if not ended:
-            return growing, logits
-        left = [place for place in range(len(growing)) if place not in ended]
-        return [growing[place] for place in left], logits[left]
-
-    def _append(self, growing: Seq[Drafting], logits: Tensor) -> None:
-        if not growing:
-            return
+    def _append(self, growing: Seq[Drafting], logits: Tensor) -> list[Drafting]:
+        """Append a draft to each proposal, but to those that end before it; those that go on."""
         rows = [one.row() for one in growing]
         drawn = self._draw(logits, rows, [one.kind for one in growing])
-        for one, draft in zip(growing, drawn, strict=True):
+        judged = [place for place, one in enumerate(growing) if one.guess is not None]
+        some = logits if len(judged) == len(growing) else logits[judged]
+        probabilities = dict(zip(judged, largest_probabilities(some), strict=True)) if judged else {}
+        going_on = []
+        for place, (one, draft) in enumerate(zip(growing, drawn, strict=True)):
+            if one.guess is not None:  # greedy: the draft is the likeliest token
+                least = one.item.least_chance
+                if not self._chances.worth(one.guess, draft.token_id, probabilities[place], least):
+                    continue
             one.drafts.append(draft)
+            if one.unfinished:
+                going_on.append(one)
+        return going_on
 
     def _draw(self, logits: Tensor, rows: Seq[Row], kinds: Seq[DraftLawKind]) -> list[Draft]:
         """A draft for each row. Laws are over the target's whole vocabulary; the likeliest token needs no law."""

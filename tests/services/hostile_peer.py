@@ -135,7 +135,11 @@ class Enemy:
         return fields
 
     def _draft_item(self, sequence: int) -> drafter.DraftItem:
-        return drafter.DraftItem(**self._item(sequence), max_draft_tokens=self.rng.randint(0, 5))
+        return drafter.DraftItem(
+            **self._item(sequence),
+            max_draft_tokens=self.rng.randint(0, 5),
+            least_chance=self.rng.choice((0.0, 0.3, 1.0)),
+        )
 
     def _verify_item(self, sequence: int) -> verifier.VerifyItem:
         item = verifier.VerifyItem(**self._item(sequence), emit=self.rng.random() < 0.8)

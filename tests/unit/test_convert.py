@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ sampling = st.builds(
 )
 params = st.builds(SequenceParams, uint32, uint64, st.sampled_from(AcceptanceRule), sampling)
 point_mass = st.builds(Proposal, uint64, ids, st.just(PointMass()), st.sampled_from(ItemStatus), uint32, st.text())
+chances = st.floats(0.0, 1.0, width=32)
 tail = st.lists(uint32, min_size=1, max_size=5).map(tuple)
 timing = st.builds(StepTiming, uint64, uint64, uint64, uint64)
 state = st.builds(ServiceState, st.text(max_size=5), uint32, uint32)
@@ -67,7 +69,7 @@ def unique_by_id(items: list[Any]) -> tuple[Any, ...]:
 
 
 @given(
-    st.lists(st.builds(DraftItem, uint64, uint32, tail, st.none() | params, st.integers(0, MOST_DRAFTS))).map(
+    st.lists(st.builds(DraftItem, uint64, uint32, tail, st.none() | params, st.integers(0, MOST_DRAFTS), chances)).map(
         unique_by_id
     ),
     uint64,
@@ -172,5 +174,9 @@ def test_forbidden_steps_name_the_field() -> None:
     greedy = drafter_pb2.DraftItem(tail_token_ids=[1], max_draft_tokens=MOST_DRAFTS + 1)
     with pytest.raises(ProtocolError, match="max_draft_tokens"):
         convert_steps.read_draft_items(drafter_pb2.DraftStep(items=[greedy]))
+    for chance in (-0.1, 1.5, math.nan):
+        unlikely = drafter_pb2.DraftItem(tail_token_ids=[1], least_chance=chance)
+        with pytest.raises(ProtocolError, match="least_chance"):
+            convert_steps.read_draft_items(drafter_pb2.DraftStep(items=[unlikely]))
     with pytest.raises(ProtocolError, match=r"params\.rule"):
         convert.read_params(common.SequenceParams())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.pace import MOST_CELLS, Pace, Setting
+from coordinator.pace import MOST_CELLS, SURE, Pace, Setting
 
 MS = 1e-3
 law_terms = st.tuples(st.floats(1.0, 50.0), st.floats(0.0, 2.0), st.floats(0.0, 1.0))
@@ -134,6 +135,16 @@ def test_what_differs_from_step_to_step_is_not_taken_for_the_machines_speed() ->
         if tick % 16 == 0:
             pace.solve(1, 4, tick)
     assert pace.usual_share(0.0, 1.0, 0.0) == pytest.approx(1.0, rel=0.15)
+
+
+def test_a_law_that_knows_nothing_of_a_setting_is_no_fault() -> None:
+    """All that was fitted are prompts: of steps without any the law says zero."""
+    pace = Pace()
+    pace.verify._laws[1] = np.array([0.0, 0.0, 0.0, 1e-3])
+    for tick in range(2 * SURE):
+        pace.verified(Setting(1, 4, 0), 4, 0, 20 * MS, tick)
+    assert pace.usual_share(0.0, 1.0, 0.0) == pytest.approx(1.0)
+    assert pace.verify_seconds(Setting(1, 4, 0), 4) > 0.0
 
 
 def test_memory_is_bounded() -> None:
