@@ -20,6 +20,15 @@ RESTING: Final = 0.99  # what is left, after a round, of the evidence of a reque
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a round's steps are fed, beside a token for each request."""
+
+    passes: float = 0.0  # of the draft model
+    drawn: float = 0.0  # drafts that it looks at, for each request that is drafted for
+    verified: float = 0.0  # drafts in the proposal of each
+
+
+@dataclass(frozen=True, slots=True)
 class Outlook:
     """What is to be expected of proposals, place by place."""
 
@@ -42,6 +51,10 @@ class Outlook:
     def drawn(self, drafts: int) -> float:
         """Drafts that are looked at for it: one that is left out was, too."""
         return 1.0 + sum(self.proposed[: drafts - 1]) if drafts else 0.0
+
+    def work(self, drafts: int, requests: float) -> Work:
+        """Of a round that asks for K = `drafts` drafts for each of so many requests."""
+        return Work(self.passes(drafts, requests), self.drawn(drafts), self.verified(drafts))
 
     def passes(self, drafts: int, requests: float) -> float:
         """Passes of the draft model until the longest of so many proposals is there."""

@@ -8,9 +8,10 @@ the n requests, and new requests bring prompts that are fed in between.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from coordinator.acceptance import Outlook
+from coordinator.acceptance import Outlook, Work
 from coordinator.pace import Pace, Setting
 
 
@@ -57,16 +58,26 @@ def lane_sizes(requests: int, lanes: int) -> list[int]:
 
 def forecast(mode: Mode, load: Load, pace: Pace, outlook: Outlook) -> Forecast:
     """By the formula above."""
+    tokens = load.requests * (1.0 + load.drafting * (outlook.emitted(mode.draft_tokens) - 1.0))
+    return _cycle(mode, load, pace, lambda requests: outlook.work(mode.draft_tokens, requests), tokens)
+
+
+def seconds_for(mode: Mode, requests: float, pace: Pace, work: Work) -> float:
+    """A cycle of `requests` requests, without prompts, whose rounds are fed so much."""
+    return _cycle(mode, Load(round(requests)), pace, lambda _: work, 0.0).cycle_seconds
+
+
+def _cycle(mode: Mode, load: Load, pace: Pace, work: Callable[[float], Work], tokens: float) -> Forecast:
+    """`work` tells what is done for so many requests that are drafted for; `tokens` are emitted."""
     sizes = lane_sizes(load.requests, mode.lanes)
     parts = {}
     for size in set(sizes):
         setting = Setting(len(sizes), size, mode.draft_tokens)
         drafting = size * load.drafting
-        passes, drawn = outlook.passes(mode.draft_tokens, drafting), drafting * outlook.drawn(mode.draft_tokens)
-        draft = pace.draft_seconds(setting, passes, drawn)
-        verify = pace.verify_seconds(setting, size + drafting * outlook.verified(mode.draft_tokens))
+        done = work(drafting)
+        draft = pace.draft_seconds(setting, done.passes, drafting * done.drawn)
+        verify = pace.verify_seconds(setting, size + drafting * done.verified)
         parts[size] = (draft, verify, pace.around_seconds(setting))
-    tokens = load.requests * (1.0 + load.drafting * (outlook.emitted(mode.draft_tokens) - 1.0))
     fed = pace.prompt_seconds(len(sizes), load.prompts * tokens, drafts=mode.draft_tokens > 0)
     drafts, verifications = (sum(parts[size][which] for size in sizes) + fed[which] for which in (0, 1))
     cycle = max(verifications, drafts, max(map(sum, parts.values())) + sum(fed) / len(sizes))

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from coordinator.acceptance import Acceptance, Outlook
-from coordinator.choice import Forecast, Load, Mode, forecast
+from coordinator.acceptance import Acceptance, Outlook, Work
+from coordinator.choice import Forecast, Load, Mode, forecast, seconds_for
 from coordinator.experience import Experience
 from coordinator.pace import Pace, Setting
 from coordinator.request import Request
@@ -27,9 +27,10 @@ LEAST_GAIN: Final = 0.005  # a decision's gain that counts at all
 ALIKE: Final = 1.4  # loads that differ by less than this factor are alike
 JUMP: Final = 0.03  # gain at which the mode changes at once when the load has, or that a look at drafts must promise
 BUDGET: Final = 0.01  # of the time, for trials
-ALLOWANCE: Final = 40.0  # cycles that trials may cost beyond it, once
+ALLOWANCE: Final = 20.0  # cycles that trials may cost beyond it, once
 TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
 REST: Final = 1  # decisions between trials, beside the one at the end of a trial
+MOST_REST: Final = 32  # decisions between looks at drafts that each found nothing
 SETTLING_ROUNDS: Final = 2  # of each lane of a trial, until requests are where they belong
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
@@ -60,6 +61,8 @@ class Chooser:
         self._opened = 0
         self._trial: Trial | None = None
         self._rests = 0  # decisions until the next trial may begin
+        self._looks_rest = REST  # decisions between looks at drafts: twice as many each time
+        self._looked = 0  # decisions since the last one
         self._load = Load(0)
         self._drafter = 0
         self._tick = 0
@@ -146,7 +149,7 @@ class Chooser:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for `decide`. It takes about a millisecond: call it while the services are at work."""
+        """Whether it is time for `decide`. It takes a millisecond or three: call it while the services are at work."""
         lanes = max(1, min(self.mode.lanes, self._load.requests))
         return not self.fixed and not self._opening and self._tick - self._decided >= EVERY * lanes
 
@@ -169,7 +172,7 @@ class Chooser:
         if settled and current.narrow is None and not self._opening:
             plain = elapsed - (self._prefilled - current.prefilled_before)
             usual = max(plain, 0.25 * elapsed) * self.pace.usual_share(*spent)
-            self.experience.add(current.mode, current.in_flight, usual, self._tick)
+            self.experience.add(current.mode, current.in_flight, usual, current.work, self._tick)
         if current.mode.draft_tokens == 0:
             self._threshold.rest(RESTED)
         if self._opening:
@@ -198,6 +201,7 @@ class Chooser:
                 self._change(best, f"{100 * gain:.0f} % more than {self._mode}")
         self._forecast = self._expect(self._mode)
         self._rests -= 1
+        self._looked += 1
         if self._rests < 0 and self._lost <= self._allowed():
             self._consider_trial(scores)
 
@@ -297,11 +301,12 @@ class Chooser:
         best = max(hopes, key=lambda mode: hopes[mode], default=None)
         if best is not None and hopes[best] > here:
             self._begin_trial(Trial(best, here))
-        elif self._mode.draft_tokens == 0 and self._drafter:
+        elif self._mode.draft_tokens == 0 and self._drafter and self._looked > self._looks_rest:
             hoped = self._scores(self.acceptance.outlook(self.acceptance.doubt()))
             likely = [mode for mode in hoped if mode.lanes == self._mode.lanes and 0 < mode.draft_tokens <= 2]
             if max(hoped.values()) > here * (1.0 + JUMP) and likely:
                 self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, narrow=True))
+                self._looked, self._looks_rest = 0, min(2 * self._looks_rest, MOST_REST)
 
     def _begin_trial(self, trial: Trial) -> None:
         self._trial = trial
@@ -354,21 +359,28 @@ class Chooser:
 
         usual = self.pace.usual()
 
-        def cycle(mode: Mode, requests: int) -> float:
-            load = replace(self._load, requests=requests, prompts=0.0)
-            return forecast(mode, load, usual, outlook).cycle_seconds
+        def cycle(mode: Mode, requests: float, work: Work) -> float:
+            return seconds_for(mode, requests, usual, work)
 
         ratios = self.experience.ratios(possible, requests, self._tick, cycle)
         scores = {
             mode: forecast(mode, self._load, self.pace, outlook).tokens_per_second / ratios[mode] for mode in possible
         }
-        self._weigh(max(scores.values()), outlook.kept)
+        with_drafts = [mode for mode in scores if mode.draft_tokens > 0]
+        if with_drafts:
+            self._weigh(max(with_drafts, key=lambda mode: scores[mode]), max(scores.values()), outlook)
         return scores
 
-    def _weigh(self, rate: float, chances: tuple[float, ...]) -> None:
-        """The chance that a draft must have to be worth its time, when `rate` tokens come in a second."""
-        self._least = min(self.pace.draft_token_seconds(min(self._mode.lanes, self._load.requests)) * rate, 1.0)
-        self._usual = chances[0] if chances else 0.0
+    def _weigh(self, mode: Mode, rate: float, outlook: Outlook) -> None:
+        """The chance that a draft must have to be worth its time in `mode`, when `rate` tokens come in a second.
+
+        `mode` is the best one with drafts, whether it is in use or not: its threshold is not to change with its use.
+        """
+        lanes = min(mode.lanes, self._load.requests)
+        size = self._load.requests / lanes
+        tokens = size * (1.0 + self._load.drafting * outlook.verified(mode.draft_tokens))
+        self._least = min(self.pace.draft_token_seconds(lanes, tokens) * rate, 1.0)
+        self._usual = outlook.kept[0] if outlook.kept else 0.0
         self._threshold.choose(self._least if self._selective else 0.0)
 
     def _change(self, mode: Mode, reason: str) -> None:
@@ -376,6 +388,7 @@ class Chooser:
         if mode == self._mode:
             return
         self._mode, self._reason = mode, reason
+        self._looks_rest = REST
         self._changes += 1
         self._forecast = self._expect(mode)
         self._tell(self.describe())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from coordinator.acceptance import Work
 from coordinator.choice import Mode
 
 WINDOW: Final = 32.0  # rounds that an average remembers
@@ -15,6 +16,7 @@ TRUST: Final = 2.0  # rounds after which what a mode did counts as much as what 
 WIDEST: Final = 2.0  # how far from its forecast a mode is believed to be: half or twice
 HOPE: Final = 0.3  # how much better than its forecast a mode may turn out that was never seen
 OUTLIER: Final = 1.5  # times the average: as far as one round counts
+AWAY: Final = 0.5  # what a round at a load 40 % larger or smaller tells, as a part
 ENOUGH: Final = 12.0  # rounds after which nothing better is hoped for
 
 
@@ -24,16 +26,23 @@ class Seen:
 
     seconds: float = 0.0  # of a cycle
     requests: float = 0.0
+    work: Work = Work()
     rounds: float = 0.0
     tick: int = 0
 
-    def add(self, seconds: float, requests: int, tick: int) -> None:
+    def add(self, seconds: float, requests: int, work: Work, tick: int) -> None:
         rounds = min(self.weight(tick) + 1.0, WINDOW)
         first = self.seconds == 0.0
         if not first:
             seconds = max(self.seconds / OUTLIER, min(self.seconds * OUTLIER, seconds))
-        self.seconds += (seconds - self.seconds) / (1.0 if first else rounds)
-        self.requests += (requests - self.requests) / (1.0 if first else rounds)
+        share = 1.0 if first else 1.0 / rounds
+        self.seconds += (seconds - self.seconds) * share
+        self.requests += (requests - self.requests) * share
+        self.work = Work(
+            self.work.passes + (work.passes - self.work.passes) * share,
+            self.work.drawn + (work.drawn - self.work.drawn) * share,
+            self.work.verified + (work.verified - self.work.verified) * share,
+        )
         self.rounds, self.tick = rounds, tick
 
     def weight(self, tick: int) -> float:
@@ -51,9 +60,10 @@ class Experience:
         """Loads that differ by less than about 40 % are alike."""
         return round(2.0 * math.log2(requests)) if requests else -1
 
-    def add(self, mode: Mode, requests: int, seconds: float, tick: int) -> None:
-        """A settled round took so long, or would have at the services' usual speed: see `Pace.usual_share`."""
-        self._modes.setdefault((mode, self.bucket(requests)), Seen()).add(seconds, requests, tick)
+    def add(self, mode: Mode, requests: int, seconds: float, work: Work, tick: int) -> None:
+        """A settled round that was fed so much took so long, or would have at the services' usual speed: see
+        `Pace.usual_share`."""
+        self._modes.setdefault((mode, self.bucket(requests)), Seen()).add(seconds, requests, work, tick)
 
     def skip(self, mode: Mode, requests: int, tick: int) -> None:
         """The mode was tried and never settled: it counts as seen for a while."""
@@ -67,23 +77,24 @@ class Experience:
 
     def slack(self, mode: Mode, requests: int, tick: int) -> float:
         """By how much a mode may do better than is thought: less, the more was seen of it and of its kin, those with as
-        many lanes. Plain decoding has no kin: what modes with drafts do tells little of how it compares with them."""
+        many lanes at loads like this. Plain decoding has no kin: what modes with drafts do tells little of how it
+        compares with them."""
         rounds = self.seen(mode, requests, tick)
         if rounds >= ENOUGH:
             return 0.0
         bucket = self.bucket(requests)
         kin = sum(
-            seen.weight(tick)
+            seen.weight(tick) * AWAY ** abs(load - bucket)
             for (other, load), seen in self._modes.items()
-            if load == bucket and other.lanes == mode.lanes and other != mode and mode.draft_tokens > 0
+            if other.lanes == mode.lanes and (other, load) != (mode, bucket) and mode.draft_tokens > 0
         )
         return HOPE / (1.0 + rounds) / (1.0 + kin / ENOUGH)
 
     def ratios(
-        self, modes: Collection[Mode], requests: int, tick: int, cycle: Callable[[Mode, int], float]
+        self, modes: Collection[Mode], requests: int, tick: int, cycle: Callable[[Mode, float, Work], float]
     ) -> dict[Mode, float]:
         """What the forecast of each mode is to be multiplied with. `cycle` forecasts seconds at the usual speed, of a
-        mode at a load.
+        mode at a load, fed with what it was fed when it was seen.
 
         A mode's own ratio is that of what it took to what would be forecast of it now; as long as little was seen of
         it, it leans on the other modes with as many lanes.
@@ -93,7 +104,7 @@ class Experience:
         for mode in modes:
             found = self._modes.get((mode, self.bucket(requests)))
             if found is not None and found.seconds:
-                ratio = found.seconds / cycle(mode, round(found.requests))
+                ratio = found.seconds / cycle(mode, found.requests, found.work)
                 ratio = max(1.0 / WIDEST, min(WIDEST, ratio))
                 weight = found.weight(tick)
                 own[mode] = (ratio, weight)

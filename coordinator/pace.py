@@ -1,8 +1,11 @@
-"""How long steps take, learned from the replies' timings: t(n, k) and V(n, k), affine in what a step is fed. Pure.
+"""How long steps take, learned from the replies' timings: t(n, k) and V(n, k), by what a step is fed. Pure.
 
-Samples of one setting share a cell: an average that forgets and that outliers move little. An affine law is fitted
-through the cells, those of similar load counting most, and tells of settings never tried; where a setting has a cell of
-its own, the law is corrected by it. Forgetting happens within a cell, so a setting that is not used is not forgotten.
+Samples of one setting share a cell: an average that forgets and that outliers move little. A law is fitted through the
+cells, those of similar load counting most, and tells of settings never tried; where a setting has a cell of its own,
+the law is corrected by it. Forgetting happens within a cell, so a setting that is not used is not forgotten.
+
+The law is affine, but for the tokens of a verification: a few cost next to nothing while memory is what it waits for,
+and each costs its arithmetic once that is. So V may become steeper, at KNOTS, and never less steep.
 
 A machine gets slower and faster: neighbours, heat, other programs. So cells hold what steps take at the service's usual
 speed, and beside them stands how slow it is now, learned from the settings in use and felt by all: what was seen of a
@@ -12,7 +15,6 @@ setting long ago stays comparable with what runs today.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -24,15 +26,19 @@ CELL_WINDOW: Final = 48  # samples that a cell remembers
 MOST_CELLS: Final = 256
 OUTLIER: Final = 4.0  # mean deviations beyond which a sample is pulled in
 FRESH: Final = 4096.0  # ticks after which a cell counts half
-SURE: Final = 8  # samples after which a cell tells how slow the service is now
+SURE: Final = 16  # samples after which a cell tells how slow the service is now
 FOLLOWS: Final = 0.05  # of a sample's surprise is blamed on the service as a whole
-STARTLED: Final = 0.5  # as far as one sample's surprise counts
-RETURNS: Final = 0.001  # of what is left of it, a sample, is what is usual from now on
+RETURNS: Final = 0.002  # of what is left of it, a sample, is what is usual from now on
 TRUST: Final = 4.0  # samples after which a cell is believed as much as the law
 OTHER_WAY: Final = 0.03  # weight of cells measured with lanes overlapping for predictions without, and the reverse
 RIDGE: Final = 2e-4
+KNOT_RIDGE: Final = 5e-3  # a law is straight unless it has to be bent
+NEAR_TOKENS: Final = 2.0  # how far to each side the steepness of V is looked at,
+NEAR_SHARE: Final = 0.25  # or this much of the tokens
+KNOTS: Final = (4, 6, 8, 12, 16, 32, 64, 128, 256)  # tokens of a verification
 DRAFT_SHARES: Final = (0.05, 0.9, 0.05, 0.0)  # what a draft step's time is made of, before there is data
-VERIFY_SHARES: Final = (0.8, 0.1, 0.1, 0.0)
+STRAIGHT: Final = 4  # features before those of knots
+VERIFY_SHARES: Final = (0.8, 0.1, 0.1, 0.0, *(0.0,) * len(KNOTS))
 AROUND_SHARES: Final = (0.9, 0.1)
 
 Vector = NDArray[np.float64]
@@ -87,26 +93,27 @@ class Fit:
             usual = seconds / self.slowness
             self._cells[setting] = Cell(fed, usual, 0.25 * usual, 1, tick)
             return
+        expected = cell.seconds * self._larger(setting.lanes, fed, cell.features)
+        reach = OUTLIER * cell.deviation + 0.02 * expected
+        error = seconds / self.slowness - expected
+        pulled = max(-reach, min(reach, error))
         if cell.count >= SURE and setting.prefill == 0:  # what prompts take differs too much from step to step
-            law = self.coefficients(setting.lanes)
-            typical = float(law @ cell.features)  # 0 when the law knows nothing of such steps
-            larger = float(law @ fed) / typical if typical > 0.0 else 1.0
-            self._follow(seconds / max(cell.seconds * larger, 1e-9))
-        seconds /= self.slowness
-        reach = OUTLIER * cell.deviation + 0.02 * cell.seconds
-        error = seconds - cell.seconds
+            # By just what the cell moves by: on average nothing once it is right. Any other measure that is not 0 then,
+            # be it of logarithms or without outliers, would let both move on together without end.
+            self.slowness *= 1.0 + FOLLOWS * pulled / max(cell.seconds, 1e-9)
+            self.slowness += RETURNS * (1.0 - self.slowness)
         cell.count = min(cell.count + 1, CELL_WINDOW)
         step = 1.0 / cell.count
         cell.deviation += (min(abs(error), 2.0 * reach) - cell.deviation) * max(step, 0.1)
-        cell.seconds += max(-reach, min(reach, error)) * step
+        cell.seconds += (expected + pulled - cell.seconds) * step
         cell.features += (fed - cell.features) * step
         cell.tick = tick
 
-    def _follow(self, slowness: float) -> None:
-        """A step was that much slower than its setting usually is."""
-        surprise = max(-STARTLED, min(STARTLED, slowness / self.slowness - 1.0))
-        self.slowness *= 1.0 + FOLLOWS * surprise  # not by logarithms: cells are averages, which lie above theirs
-        self.slowness += RETURNS * (1.0 - self.slowness)
+    def _larger(self, lanes: int, fed: Vector, usual: Vector) -> float:
+        """What a step that is fed `fed` takes by the law, over what one takes that is fed `usual`."""
+        law = self.coefficients(lanes)
+        typical = float(law @ usual)  # 0 when the law knows nothing of such steps
+        return float(law @ fed) / typical if typical > 0.0 else 1.0
 
     def coefficients(self, lanes: int) -> Vector:
         """The law for so many lanes at the usual speed, as of the last `solve`: a number a feature. Zeros before it."""
@@ -122,13 +129,16 @@ class Fit:
         """Fit the law for `lanes` lanes of about `items`: least squares on relative errors, with a slight prior."""
         if not self._cells:
             return
-        weights, rows = [], []
-        for setting, cell in self._cells.items():
-            weight = min(cell.count, 8) * 0.5 ** ((tick - cell.tick) / FRESH)
-            weight /= 1.0 + math.log2(setting.items / max(items, 1.0)) ** 2
-            weights.append(weight * (1.0 if (setting.lanes > 1) == (lanes > 1) else OTHER_WAY))
-            rows.append(cell.features / max(cell.seconds, 1e-9))
-        self._laws[lanes] = _least_squares(np.array(rows), np.array(weights), self._shares)
+        settings, cells = self._cells.keys(), self._cells.values()
+        weights = np.array([min(cell.count, 8) for cell in cells]) * 0.5 ** (
+            (tick - np.array([cell.tick for cell in cells])) / FRESH
+        )
+        sizes = np.array([setting.items for setting in settings]) / max(items, 1.0)
+        weights /= 1.0 + np.log2(sizes) ** 2
+        weights[[(setting.lanes > 1) != (lanes > 1) for setting in settings]] *= OTHER_WAY
+        seconds = np.maximum([cell.seconds for cell in cells], 1e-9)
+        rows = np.array([cell.features for cell in cells]) / seconds[:, None]
+        self._laws[lanes] = _least_squares(rows, weights, self._shares)
 
     def seconds(self, setting: Setting, features: Sequence[float]) -> float:
         """The time of a step at the usual speed, by the law and by what was seen of this very setting."""
@@ -143,20 +153,20 @@ class Fit:
 
 def _least_squares(rows: Vector, weights: Vector, shares: Vector) -> Vector:
     """theta >= 0 that brings rows [cells, features] . theta near 1. Features that would be negative are left out."""
-    scale = np.maximum(np.average(np.abs(rows), axis=0, weights=weights), 1e-12)
-    scaled = rows / scale
     weights = weights / weights.sum()
-    gram = (scaled * weights[:, None]).T @ scaled
-    right = (scaled * weights[:, None]).sum(axis=0)
-    used = np.any(rows != 0.0, axis=0)
+    scale = np.maximum(weights @ np.abs(rows), 1e-12)
+    scaled = rows / scale
+    ridges = np.where(np.arange(len(shares)) < STRAIGHT, RIDGE, KNOT_RIDGE)
+    gram = (scaled * weights[:, None]).T @ scaled + np.diag(ridges)
+    right = weights @ scaled + ridges * shares
+    used = np.flatnonzero(rows.any(axis=0))
     solution: Vector = np.zeros(len(shares))
-    while used.any():
-        ridge = RIDGE * np.eye(int(used.sum()))
-        part = np.linalg.solve(gram[np.ix_(used, used)] + ridge, right[used] + RIDGE * shares[used])
+    while used.size:
+        part = np.linalg.solve(gram[used[:, None], used], right[used])
         if (part >= 0.0).all():
             solution[used] = part
             break
-        used[np.flatnonzero(used)[int(part.argmin())]] = False
+        used = np.delete(used, part.argmin())
     solution /= scale
     return solution
 
@@ -190,7 +200,7 @@ class Pace:
 
     def verified(self, setting: Setting, tokens: int, prefill: int, seconds: float, tick: int) -> None:
         """A verify step that was fed `tokens` tokens beside `prefill` prompt tokens."""
-        self.verify.add(setting, (1.0, setting.items, tokens, prefill), seconds, tick)
+        self.verify.add(setting, _fed(setting.items, tokens, prefill), seconds, tick)
 
     def spent_around(self, setting: Setting, seconds: float, tick: int) -> None:
         self.around.add(setting, (1.0, setting.items), seconds, tick)
@@ -208,7 +218,7 @@ class Pace:
 
     def verify_seconds(self, setting: Setting, tokens: float) -> float:
         """V: a verification of all items, fed `tokens` tokens."""
-        return self._slowness(self.verify) * self.verify.seconds(setting, (1.0, setting.items, tokens, 0.0))
+        return self._slowness(self.verify) * self.verify.seconds(setting, _fed(setting.items, tokens))
 
     def prompt_seconds(self, lanes: int, tokens: float, *, drafts: bool) -> tuple[float, float]:
         """What so many prompt tokens take of the drafter and of the verifier."""
@@ -218,7 +228,16 @@ class Pace:
     def around_seconds(self, setting: Setting) -> float:
         return self._slowness(self.around) * self.around.seconds(setting, (1.0, setting.items))
 
-    def draft_token_seconds(self, lanes: int) -> float:
-        """What one more draft in a step adds to drafting and verification together."""
+    def draft_token_seconds(self, lanes: int, tokens: float) -> float:
+        """What one more draft in a step adds to drafting and verification together, where a verification of one lane is
+        fed `tokens` tokens. Of the steepness of V near there: a single knot is not to decide."""
+        law = self.verify.coefficients(lanes)
+        near = max(NEAR_TOKENS, NEAR_SHARE * tokens)
+        steepness = law @ (np.array(_fed(0, tokens + near)) - np.array(_fed(0, tokens - near))) / (2.0 * near)
         drafting = self._slowness(self.draft) * self.draft.coefficients(lanes)[2]
-        return float(drafting + self._slowness(self.verify) * self.verify.coefficients(lanes)[2])
+        return float(drafting + self._slowness(self.verify) * steepness)
+
+
+def _fed(items: float, tokens: float, prefill: float = 0.0) -> tuple[float, ...]:
+    """The features of a verification."""
+    return (1.0, items, tokens, prefill, *(max(0.0, tokens - knot) for knot in KNOTS))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from coordinator.acceptance import Work
 from coordinator.choice import Mode
 from minedraft.types import DraftItem, Proposal, StepTiming, VerifyItem
 
@@ -38,6 +39,12 @@ class Round:
         drafted, verified = ((step.host_ns + step.forward_ns) * NS if step is not None else 0.0 for step in steps)
         queued = sum(step.queue_ns for step in steps if step is not None) * NS
         return drafted, verified, max(elapsed - queued - drafted - verified, 0.0)
+
+    @property
+    def work(self) -> Work:
+        """What its steps were fed, for each of its requests."""
+        passes, drawn, _ = self.draft_work
+        return Work(passes, drawn / self.items, max(self.verify_work[0] - self.items, 0) / self.items)
 
     @property
     def prefills(self) -> bool:

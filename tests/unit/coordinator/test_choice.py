@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.acceptance import Outlook, emitted
+from coordinator.acceptance import Outlook, Work, emitted
 from coordinator.choice import Load, Mode, forecast, lane_sizes
 from coordinator.experience import Experience
 from coordinator.pace import Pace, Setting
@@ -77,18 +77,37 @@ def test_what_was_seen_corrects_the_forecast_and_fades() -> None:
 
     assert set(ratios(0).values()) == {1.0}
     for tick in range(40):
-        seen.add(mode, 8, 30 * MS, tick)
+        seen.add(mode, 8, 30 * MS, Work(), tick)
     assert ratios(40)[mode] == pytest.approx(1.5, abs=0.02)
     assert ratios(40)[other] == pytest.approx(1.5, abs=0.05)  # the same number of lanes: probably the same
     assert ratios(40)[single] == 1.0
     assert ratios(40_000)[mode] == pytest.approx(1.0, abs=0.01)
     for tick in range(40, 42):
-        seen.add(mode, 8, 90 * MS, tick)
+        seen.add(mode, 8, 90 * MS, Work(), tick)
     assert ratios(42)[mode] < 2.0
     assert seen.slack(mode, 8, 40) == 0.0
     assert seen.slack(single, 8, 40) > 0.2
     assert 0.0 < seen.slack(other, 8, 40) < 0.5 * seen.slack(single, 8, 40)  # its kin was seen
     assert seen.slack(mode, 8, 40_000) > 0.2
+
+
+def test_what_was_seen_is_compared_with_what_its_work_would_take() -> None:
+    """The mode ran with few drafts; the forecast of a cycle with as few is right, so that of one with many is."""
+    seen = Experience()
+    mode = Mode(1, 4)
+    for tick in range(20):
+        seen.add(mode, 8, (20 + tick % 3) * MS, Work(passes=2.0, drawn=1.0, verified=tick % 3), tick)
+    found = seen.ratios([mode], 8, 20, lambda mode, requests, work: (20 + work.verified) * MS)
+    assert found[mode] == pytest.approx(1.0, abs=0.02)
+
+
+def test_kin_at_loads_nearby_leaves_less_to_be_hoped_for() -> None:
+    seen = Experience()
+    for tick in range(30):
+        seen.add(Mode(2, 3), 4, 30 * MS, Work(), tick)
+    same, near, far = (seen.slack(Mode(2, 4), requests, 30) for requests in (4, 8, 64))
+    assert same < near < far
+    assert seen.slack(Mode(2, 0), 4, 30) == seen.slack(Mode(1, 4), 4, 30) > far  # plain decoding has none
 
 
 @given(st.integers(1, 1000))

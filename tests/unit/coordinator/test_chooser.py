@@ -126,6 +126,31 @@ def test_plain_decoding_finds_out_when_drafts_become_good() -> None:
     assert took < 45.0
 
 
+def test_looks_at_drafts_become_rarer_while_they_find_nothing() -> None:
+    """V rises with every token beyond six, as on a few cores: drafts do not pay for eight requests."""
+    devices = Devices(
+        lambda _, passes, drafts, fed: (1.5 + 0.5 * passes + 0.3 * drafts + 0.15 * fed) * MS,
+        lambda _, tokens: (max(15.0, 3.0 * tokens) + 0.5) * MS,
+        3 * MS,
+        shared=0.9,
+    )
+
+    async def main() -> list[int]:
+        chooser = Chooser(ALL_LANES, ALL_DRAFTS)
+        trials = []
+        async with ClosedLoop(devices, always(0.5), chooser, lanes=max(ALL_LANES)) as loop:
+            loop.load(8)
+            for tokens in (6000, 12_000, 18_000):
+                await loop.until(tokens)
+                trials.append(chooser.describe().trials)
+        assert chooser.describe().draft_tokens == 0
+        return trials
+
+    first, second, third = virtual_time.run(main())
+    assert third - second < 10
+    assert third - second <= second - first < first
+
+
 def test_a_change_of_load_is_answered_at_once() -> None:
     """Verification that grows with every token: many drafts for one request, none for many."""
 
