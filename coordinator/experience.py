@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from coordinator.acceptance import Work
@@ -26,7 +26,7 @@ class Seen:
 
     seconds: float = 0.0  # of a cycle
     requests: float = 0.0
-    work: Work = Work()
+    work: Work = field(default_factory=Work)
     rounds: float = 0.0
     tick: int = 0
 
