@@ -1,6 +1,7 @@
 // Attention of new tokens to their own sequences over the paged store, causal. Softmax in float32.
 
 constexpr int TOGETHER = MOST_ROWS;  // queries that read K and V together
+constexpr int64_t SLOTS_AHEAD = 16;  // that K and V are fetched before they are needed
 
 // Some queries of one KV head of a sequence, in order of position.
 struct Queries {
@@ -18,10 +19,24 @@ struct Context {
   const int64_t* slots;  // in order of position
 };
 
+// `count` numbers of a slot, fetched before they are needed: slots lie anywhere, so no hardware foresees them.
+INLINE void fetch(const uint16_t* row, int64_t count) {
+  constexpr int64_t LINE = 64 / sizeof(uint16_t);
+  for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(row + i, 0, 3);
+}
+
+// The slot that is needed `SLOTS_AHEAD` after place j of the keys: of the values, once there are no more keys.
+INLINE void fetch_after(const Context& context, int64_t j, int64_t length, int64_t count) {
+  const int64_t next = j + SLOTS_AHEAD, after = next - length;
+  if (next < length) fetch(context.keys + context.slots[next] * context.pitch, count);
+  else if (after < length) fetch(context.values + context.slots[after] * context.pitch, count);
+}
+
 template <int ROWS, int N>
 INLINE void some_scores(const Queries& some, const Context& context, int64_t j, int64_t room) {
   const uint16_t* rows[N];
   for (int i = 0; i < N; i++) rows[i] = context.keys + context.slots[j + i] * context.pitch;
+  for (int i = 0; i < N; i++) fetch_after(context, j + i, some.lengths[ROWS - 1], some.head_dim);
   Floats sums[ROWS * N] = {};
   add_tile<ROWS, N, false>(some.q, some.head_dim, rows, 0, some.head_dim, 0, sums);
   float values[ROWS * N];
@@ -54,6 +69,8 @@ INLINE void blend(const Queries& some, const Context& context, int64_t from, int
   const int64_t length = some.lengths[ROWS - 1];
   for (int64_t j = 0; j < length; j++) {
     const uint16_t* row = context.values + context.slots[j] * context.pitch + from;
+    if (j + SLOTS_AHEAD < length)
+      fetch(context.values + context.slots[j + SLOTS_AHEAD] * context.pitch + from, BLOCKS * BLOCK);
 #pragma GCC unroll 4
     for (int b = 0; b < BLOCKS; b++) {
       const Words words = load<Words>(row + b * BLOCK);

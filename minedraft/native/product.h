@@ -8,7 +8,6 @@ constexpr int GROUP = 16;  // weight rows that all rows are multiplied with whil
 constexpr int64_t ROWS_AT_ONCE = 48;  // so that these rows stay in the second cache while weights stream by
 
 constexpr int64_t TILES_AHEAD = 2;  // that weights are fetched before they are needed
-constexpr int64_t COLUMNS_AT_ONCE = 1536;  // so that a tile's rows stay near from tile to tile
 
 // How many weight rows a tile takes for that many rows: accumulators and operands fill the registers.
 constexpr int beside(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
@@ -29,6 +28,23 @@ INLINE void add_tile(const float* x, int64_t stride, const Weight* const (&w)[N]
       const char* const next = (const char*)(w[0] + ahead + k * N);
 #pragma GCC unroll 8
       for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(next + i, 0, 2);
+    }
+    if constexpr ((ROWS == 4 || ROWS == 5) && N > 1) {
+      // Every number of x is loaded once for all of the tile's weight rows. With fewer rows, loads are not what it waits
+      // for; with more, there are not enough registers, and it waits for what lies in memory instead.
+#pragma GCC unroll 4
+      for (int part = 0; part < PARTS; part++) {
+        Floats weights[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) weights[n] = held(Packed<Weight>::part(load<Words>(w[n] + k), part));
+#pragma GCC unroll 8
+        for (int t = 0; t < ROWS; t++) {
+          const Floats value = held(load<Floats>(rows[t] + k + part * WIDTH));
+#pragma GCC unroll 8
+          for (int n = 0; n < N; n++) sums[t * N + n] += value * weights[n];
+        }
+      }
+      continue;
     }
 #pragma GCC unroll 8
     for (int n = 0; n < N; n++) {
@@ -54,14 +70,6 @@ INLINE void all_sums(const Floats (&vectors)[COUNT], float* out) {
   for (int i = WHOLE; i < COUNT; i++) out[i] = sum(vectors[i]);
 }
 
-// out[t * N + n] = row t times weight row n.
-template <int ROWS, int N, class Weight>
-INLINE void tile(const float* x, int64_t stride, const Weight* const (&w)[N], int64_t columns, float* out) {
-  Floats sums[ROWS * N] = {};
-  add_tile<ROWS, N, false>(x, stride, w, 0, columns, 0, sums);
-  all_sums(sums, out);
-}
-
 // Where results go: row t, weight row n to out[t * stride + n], on top of what is there if `add`.
 struct Target {
   float* out;
@@ -69,57 +77,70 @@ struct Target {
   bool add;
 };
 
-// Puts sums [rows, count] of weight rows from number `at` where they go. One function for all, never inlined: so
-// that a multiplication and an addition are always, or never, one operation, and results are the same bits.
-NOINLINE void put(const float* sums, int64_t rows, int64_t count, const MdMatrix& m, int64_t at, const Target& target) {
-  for (int64_t t = 0; t < rows; t++, sums += count) {
-    float* const out = target.out + t * target.stride + at;
-    float values[GROUP];
-    for (int64_t n = 0; n < count; n++) values[n] = m.scales ? sums[n] * m.scales[at + n] : sums[n];
-    if (m.bias)
-      for (int64_t n = 0; n < count; n++) values[n] += m.bias[at + n];
-    if (target.add)
-      for (int64_t n = 0; n < count; n++) values[n] += out[n];
-    for (int64_t n = 0; n < count; n++) out[n] = values[n];
+// A group's sums of one row, with what belongs to them, put where they go. `scales`, `bias` and `before` may be null. One
+// function for all, never inlined: so that a multiplication and an addition are always, or never, one operation, and
+// results are the same bits.
+NOINLINE void finish(const float* sums, const float* scales, const float* bias, const float* before, float* out) {
+#pragma GCC unroll 4
+  for (int i = 0; i < GROUP; i += WIDTH) {
+    Floats values = load<Floats>(sums + i);
+    if (scales) values *= load<Floats>(scales + i);
+    if (bias) values += load<Floats>(bias + i);
+    if (before) values += load<Floats>(before + i);
+    store(out + i, values);
   }
 }
 
-// ROWS rows against the N * TILES weight rows from number `at`.
-template <int ROWS, int N, int TILES, bool COLD, class Weight>
-INLINE void strip(const float* x, const MdMatrix& m, int64_t at, const Target& target) {
-  const int64_t columns = m.columns;
-  const Weight* const w = (const Weight*)m.weights + at * columns;
-  Floats sums[TILES][ROWS * N] = {};
-  for (int64_t k = 0; k < columns; k += COLUMNS_AT_ONCE) {
-    const int64_t end = k + COLUMNS_AT_ONCE < columns ? k + COLUMNS_AT_ONCE : columns;
-    for (int i = 0; i < TILES; i++) {
-      const Weight* rows[N];
-      for (int n = 0; n < N; n++) rows[n] = w + (i * N + n) * columns;
-      Floats now[ROWS * N];
-#pragma GCC unroll 16
-      for (int j = 0; j < ROWS * N; j++) now[j] = sums[i][j];
-      add_tile<ROWS, N, COLD>(x, columns, rows, k, end, TILES_AHEAD * N * columns, now);
-#pragma GCC unroll 16
-      for (int j = 0; j < ROWS * N; j++) sums[i][j] = now[j];
+// Sums [rows, GROUP], of which `count` of each row are real, of weight rows from number `at`.
+INLINE void put(const float* sums, int64_t rows, int64_t count, const MdMatrix& m, int64_t at, const Target& target) {
+  const float *scales = m.scales ? m.scales + at : nullptr, *bias = m.bias ? m.bias + at : nullptr;
+  float copies[3][GROUP] = {};
+  const auto whole = [&](const float* from, float* copy) -> const float* {
+    if (!from || count == GROUP) return from;
+    __builtin_memcpy(copy, from, count * sizeof(float));
+    return copy;
+  };
+  scales = whole(scales, copies[0]);
+  bias = whole(bias, copies[1]);
+  for (int64_t t = 0; t < rows; t++, sums += GROUP) {
+    float* const out = target.out + t * target.stride + at;
+    const float* const before = whole(target.add ? out : nullptr, copies[2]);
+    if (count == GROUP) {
+      finish(sums, scales, bias, before, out);
+    } else {
+      float values[GROUP];
+      finish(sums, scales, bias, before, values);
+      __builtin_memcpy(out, values, count * sizeof(float));
     }
   }
-  float found[ROWS * TILES * N];
-  for (int i = 0; i < TILES; i++) {
+}
+
+// ROWS rows against `tiles` times N weight rows from number `at`, at most a group.
+template <int ROWS, int N, bool COLD, class Weight>
+INLINE void strip(const float* x, const MdMatrix& m, int64_t at, int64_t tiles, const Target& target) {
+  const int64_t columns = m.columns;
+  const Weight* w = (const Weight*)m.weights + at * columns;
+  alignas(64) float found[ROWS * GROUP] = {};
+  for (int64_t i = 0; i < tiles; i++, w += N * columns) {
+    const Weight* rows[N];
+    for (int n = 0; n < N; n++) rows[n] = w + n * columns;
+    Floats sums[ROWS * N] = {};
+    add_tile<ROWS, N, COLD>(x, columns, rows, 0, columns, TILES_AHEAD * N * columns, sums);
     float values[ROWS * N];
-    all_sums(sums[i], values);
-    for (int t = 0; t < ROWS; t++)
-      for (int n = 0; n < N; n++) found[(t * TILES + i) * N + n] = values[t * N + n];
+    all_sums(sums, values);
+#pragma GCC unroll 16
+    for (int j = 0; j < ROWS * N; j++) found[j / N * GROUP + i * N + j % N] = values[j];
   }
-  put(found, ROWS, TILES * N, m, at, target);
+  put(found, ROWS, tiles * N, m, at, target);
 }
 
 // ROWS rows against `count` weight rows from number `at`, at most a group.
 template <int ROWS, class Weight>
 void rows_by_group(const float* x, const MdMatrix& m, int64_t at, int64_t count, bool cold, const Target& target) {
   constexpr int N = beside(ROWS);
-  if (count == GROUP && cold) return strip<ROWS, N, GROUP / N, true, Weight>(x, m, at, target);
-  if (count == GROUP) return strip<ROWS, N, GROUP / N, false, Weight>(x, m, at, target);
-  for (int64_t n = at; n < at + count; n++) strip<ROWS, 1, 1, false, Weight>(x, m, n, target);
+  if (count == GROUP && cold) return strip<ROWS, N, true, Weight>(x, m, at, GROUP / N, target);
+  if (count == GROUP) return strip<ROWS, N, false, Weight>(x, m, at, GROUP / N, target);
+  strip<ROWS, 1, false, Weight>(x, m, at, count, target);
 }
 
 template <class Weight>

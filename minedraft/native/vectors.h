@@ -25,6 +25,17 @@ INLINE void store(T* to, const V& v) {
 
 INLINE Floats all(float x) { return x - Floats{}; }
 
+// The same vector, of which the compiler knows nothing: it keeps it in a register, where it would otherwise read it from
+// memory again each time that it is used. Longer vectors are left alone: where there are any, there are enough registers.
+INLINE Floats held(Floats vector) {
+#if WIDTH <= 8 && defined(__x86_64__)
+  asm("" : "+x"(vector));
+#elif WIDTH == 4 && defined(__aarch64__)
+  asm("" : "+w"(vector));
+#endif
+  return vector;
+}
+
 // Weights lie in words of 32 bits, a vector of words at a time: PARTS vectors of floats, which stand for the PARTS *
 // WIDTH numbers of `x` that follow each other in split order. `part` is a constant wherever this is unrolled.
 template <class Weight>
