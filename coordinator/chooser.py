@@ -1,8 +1,7 @@
 """Chooses how many drafts a round asks for and how many lanes run, from what rounds were seen to take. Pure.
 
-Every lane reports its rounds here and takes K from here. The forecast of `coordinator.choice` ranks the modes; what a
-mode was really seen to do corrects its forecast. A mode that was never seen, or not for long, gets a short trial when
-it might be the best. What trials cost is counted and kept below a budget.
+Every lane reports its rounds here and takes K from here. `coordinator.scores` ranks the modes. A mode that was never
+seen, or not for long, gets a short trial when it might be the best, within the budget for trials.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from coordinator.acceptance import Acceptance, Outlook, Work
-from coordinator.choice import Forecast, Load, Mode, forecast, seconds_for
+from coordinator.acceptance import Acceptance
+from coordinator.budget import Budget
+from coordinator.choice import Forecast, Load, Mode
 from coordinator.experience import Experience
 from coordinator.pace import Pace, Setting
 from coordinator.request import Request
 from coordinator.round import Round, is_settled
+from coordinator.scores import Scores, best_of, solve
 from coordinator.threshold import Threshold
 from coordinator.trial import Trial, shortest
 from minedraft.generation import ChoiceInfo
@@ -26,12 +27,9 @@ GAIN: Final = 0.05  # summed over decisions in a row before the mode changes
 LEAST_GAIN: Final = 0.005  # a decision's gain that counts at all
 ALIKE: Final = 1.4  # loads that differ by less than this factor are alike
 JUMP: Final = 0.03  # gain at which the mode changes at once when the load has, or that a look at drafts must promise
-BUDGET: Final = 0.01  # of the time, for trials
-ALLOWANCE: Final = 20.0  # cycles that trials may cost beyond it, once
 TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
 REST: Final = 1  # decisions between trials, beside the one at the end of a trial
 MOST_REST: Final = 32  # decisions between looks at drafts that each found nothing
-SETTLING_ROUNDS: Final = 2  # of each lane of a trial, until requests are where they belong
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
 PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
@@ -71,12 +69,9 @@ class Chooser:
         self._last: dict[int, tuple[Mode, int]] = {}  # mode and size of a lane's round before
         self._adapted = 0  # requests in flight when the load was last said to have changed
         self._least = self._usual = 0.0
-        self._served = 0.0  # seconds with rounds
+        self._budget = Budget()  # for trials
         self._prefilled = 0.0  # seconds that prompts took, of all lanes
         self._prompt_tokens = self._emitted_tokens = 0.0  # of a round, on average
-        self._lost = 0.0  # seconds of them that trials cost
-        self._settling = 0  # rounds that belong to the cost of the last trial, though it is over
-        self._settling_rate = 1.0  # tokens a second before it
         self._forecast: Forecast | None = None
         self._reason = "fixed" if self.fixed else "measuring"
         self._changes = self._trials = 0
@@ -160,7 +155,7 @@ class Chooser:
         self._tick += 1
         elapsed = now - current.began
         lanes = max(1, min(current.mode.lanes, current.in_flight))
-        self._served += elapsed / lanes
+        self._budget.serve(elapsed / lanes)
         spent = current.seconds(elapsed)
         before, self._last[current.lane] = self._last.get(current.lane), (current.mode, current.items)
         if before is not None and before[0].lanes == current.mode.lanes:
@@ -179,31 +174,31 @@ class Chooser:
             self._open(current)
         elif self._trial is not None and current.mode == self._trial.mode:
             self._try(self._trial, current, elapsed / lanes, settled)
-        elif self._trial is None and self._settling > 0:
-            self._settling -= 1
-            self._lose(elapsed / lanes - current.emitted / self._settling_rate)
+        elif self._trial is None:
+            self._budget.end_round(elapsed / lanes, current.emitted)
 
     def decide(self) -> None:
         """Weigh the modes; keep the present one, change it, or begin a trial."""
         self._decided = self._tick
         if self.fixed or self._opening or self._trial is not None or self._load.requests == 0:
             return
-        scores = self._scores(self.acceptance.outlook())
-        best = max(scores, key=lambda mode: scores[mode])
-        if self._mode not in scores:
-            self._change(best, "the load has changed")
-        gain = scores[best] / scores[self._mode] - 1.0
+        scores = self._scores()
+        rates = self._weigh(scores)
+        best = best_of(rates)
+        if self._mode not in rates:
+            self._change(scores, best, "the load has changed")
+        gain = rates[best] / rates[self._mode] - 1.0
         if gain < LEAST_GAIN:
             self._evidence = 0.0
         elif self.experience.seen(best, self._load.requests, self._tick) >= 1.0 or self._mode.draft_tokens == 0:
             self._evidence += gain
             if self._evidence >= GAIN:
-                self._change(best, f"{100 * gain:.0f} % more than {self._mode}")
-        self._forecast = self._expect(self._mode)
+                self._change(scores, best, f"{100 * gain:.0f} % more than {self._mode}")
+        self._forecast = scores.expect(self._mode, self.acceptance.outlook())
         self._rests -= 1
         self._looked += 1
-        if self._rests < 0 and self._lost <= self._allowed():
-            self._consider_trial(scores)
+        if self._rests < 0 and self._budget.allows(self._forecast.cycle_seconds):
+            self._consider_trial(scores, rates)
 
     def describe(self) -> ChoiceInfo:
         """What is chosen now, and why."""
@@ -221,7 +216,7 @@ class Chooser:
             acceptance=self.acceptance.by_place() if not self.fixed else (),
             changes=self._changes,
             trials=self._trials,
-            trial_seconds=self._lost,
+            trial_seconds=self._budget.lost,
         )
 
     # --- following the load ---
@@ -249,11 +244,12 @@ class Chooser:
         if self._opening or not self.pace.verify.known:
             return
         self._evidence = 0.0
-        scores = self._scores(self.acceptance.outlook())
-        best = max(scores, key=lambda mode: scores[mode])
-        if self._mode not in scores or scores[best] > scores[self._mode] * (1.0 + JUMP):
-            self._change(best, f"{self._load.requests} requests in flight")
-        self._forecast = self._expect(self._mode)
+        scores = self._scores()
+        rates = self._weigh(scores)
+        best = best_of(rates)
+        if self._mode not in rates or rates[best] > rates[self._mode] * (1.0 + JUMP):
+            self._change(scores, best, f"{self._load.requests} requests in flight")
+        self._forecast = scores.expect(self._mode, self.acceptance.outlook())
 
     # --- learning ---
 
@@ -293,16 +289,16 @@ class Chooser:
 
     # --- trials ---
 
-    def _consider_trial(self, scores: dict[Mode, float]) -> None:
+    def _consider_trial(self, scores: Scores, rates: dict[Mode, float]) -> None:
         """Begin a trial of the mode that may be the best, if one may be better than the present one."""
-        here = scores[self._mode]
-        slack = {mode: self.experience.slack(mode, self._load.requests, self._tick) for mode in scores}
-        hopes = {mode: score * (1.0 + slack[mode]) for mode, score in scores.items() if mode != self._mode}
+        here = rates[self._mode]
+        slack = {mode: self.experience.slack(mode, self._load.requests, self._tick) for mode in rates}
+        hopes = {mode: rate * (1.0 + slack[mode]) for mode, rate in rates.items() if mode != self._mode}
         best = max(hopes, key=lambda mode: hopes[mode], default=None)
         if best is not None and hopes[best] > here:
             self._begin_trial(Trial(best, here))
         elif self._mode.draft_tokens == 0 and self._drafter and self._looked > self._looks_rest:
-            hoped = self._scores(self.acceptance.outlook(self.acceptance.doubt()))
+            hoped = scores.rates(self.acceptance.outlook(self.acceptance.doubt()))
             likely = [mode for mode in hoped if mode.lanes == self._mode.lanes and 0 < mode.draft_tokens <= 2]
             if max(hoped.values()) > here * (1.0 + JUMP) and likely:
                 self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, narrow=True))
@@ -324,29 +320,16 @@ class Chooser:
             self.decide()
 
     def _end_trial(self, trial: Trial) -> None:
-        self._lose(trial.seconds - trial.tokens / trial.rate)
-        self._settling, self._settling_rate = SETTLING_ROUNDS * trial.mode.lanes, trial.rate
+        self._budget.end_trial(trial.seconds, trial.tokens, trial.rate, trial.mode.lanes)
         if trial.settled == 0:
             self.experience.skip(trial.mode, self._load.requests, self._tick)
         self._trial = None
         self._rests = REST
 
-    def _lose(self, seconds: float) -> None:
-        """Trials have cost so much more; less than nothing when one gave more than the usual mode."""
-        self._lost = max(0.0, self._lost + seconds)
+    # --- comparing ---
 
-    def _allowed(self) -> float:
-        """Seconds that trials may have cost by now."""
-        cycle = self._forecast.cycle_seconds if self._forecast else 0.0
-        return ALLOWANCE * cycle + BUDGET * self._served
-
-    # --- scores ---
-
-    def _expect(self, mode: Mode) -> Forecast:
-        return forecast(mode, self._load, self.pace, self.acceptance.outlook())
-
-    def _scores(self, outlook: Outlook) -> dict[Mode, float]:
-        """Tokens a second of the modes that are possible now."""
+    def _scores(self) -> Scores:
+        """How the modes that are possible now compare, by laws fitted anew."""
         requests = self._load.requests
         drafting = self._drafter > 0 and self._load.drafting > 0.0
         possible = [
@@ -354,43 +337,27 @@ class Chooser:
             for mode in self._modes
             if mode.lanes <= max(requests, self._modes[0].lanes) and (drafting or mode.draft_tokens == 0)
         ] or [replace(self._modes[0], draft_tokens=0)]
-        for lanes in {min(mode.lanes, requests) for mode in possible}:
-            self.pace.solve(lanes, requests / lanes, self._tick)
+        solve(self.pace, possible, requests, self._tick)
+        return Scores(possible, self._load, self.pace, self.experience, self._tick)
 
-        usual = self.pace.usual()
+    def _weigh(self, scores: Scores) -> dict[Mode, float]:
+        """Tokens a second of each mode, and from now on the threshold that goes with them."""
+        outlook = self.acceptance.outlook()
+        rates = scores.rates(outlook)
+        if any(mode.draft_tokens > 0 for mode in rates):  # else the threshold stays for when there are again
+            self._least = scores.least_chance(rates, outlook)
+            self._usual = outlook.kept[0] if outlook.kept else 0.0
+            self._threshold.choose(self._least if self._selective else 0.0)
+        return rates
 
-        def cycle(mode: Mode, requests: float, work: Work) -> float:
-            return seconds_for(mode, requests, usual, work)
-
-        ratios = self.experience.ratios(possible, requests, self._tick, cycle)
-        scores = {
-            mode: forecast(mode, self._load, self.pace, outlook).tokens_per_second / ratios[mode] for mode in possible
-        }
-        with_drafts = [mode for mode in scores if mode.draft_tokens > 0]
-        if with_drafts:
-            self._weigh(max(with_drafts, key=lambda mode: scores[mode]), max(scores.values()), outlook)
-        return scores
-
-    def _weigh(self, mode: Mode, rate: float, outlook: Outlook) -> None:
-        """The chance that a draft must have to be worth its time in `mode`, when `rate` tokens come in a second.
-
-        `mode` is the best one with drafts, whether it is in use or not: its threshold is not to change with its use.
-        """
-        lanes = min(mode.lanes, self._load.requests)
-        size = self._load.requests / lanes
-        tokens = size * (1.0 + self._load.drafting * outlook.verified(mode.draft_tokens))
-        self._least = min(self.pace.draft_token_seconds(lanes, tokens) * rate, 1.0)
-        self._usual = outlook.kept[0] if outlook.kept else 0.0
-        self._threshold.choose(self._least if self._selective else 0.0)
-
-    def _change(self, mode: Mode, reason: str) -> None:
+    def _change(self, scores: Scores, mode: Mode, reason: str) -> None:
         self._evidence = 0.0
         if mode == self._mode:
             return
         self._mode, self._reason = mode, reason
         self._looks_rest = REST
         self._changes += 1
-        self._forecast = self._expect(mode)
+        self._forecast = scores.expect(mode, self.acceptance.outlook())
         self._tell(self.describe())
 
 
