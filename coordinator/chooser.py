@@ -14,6 +14,7 @@ from coordinator.acceptance import Acceptance
 from coordinator.budget import Budget
 from coordinator.choice import Forecast, Load, Mode
 from coordinator.experience import Experience
+from coordinator.looks import Looks
 from coordinator.pace import Pace, Setting
 from coordinator.request import Request
 from coordinator.round import Round, is_settled
@@ -29,7 +30,6 @@ ALIKE: Final = 1.4  # loads that differ by less than this factor are alike
 JUMP: Final = 0.03  # gain at which the mode changes at once when the load has, or that a look at drafts must promise
 TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
 REST: Final = 1  # decisions between trials, beside the one at the end of a trial
-MOST_REST: Final = 32  # decisions between looks at drafts that each found nothing
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
 PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
@@ -59,8 +59,7 @@ class Chooser:
         self._opened = 0
         self._trial: Trial | None = None
         self._rests = 0  # decisions until the next trial may begin
-        self._looks_rest = REST  # decisions between looks at drafts: twice as many each time
-        self._looked = 0  # decisions since the last one
+        self._looks = Looks()  # at drafts, while there are none
         self._load = Load(0)
         self._drafter = 0
         self._tick = 0
@@ -79,6 +78,10 @@ class Chooser:
     @property
     def fixed(self) -> bool:
         return len(self._modes) == 1
+
+    @property
+    def _bucket(self) -> int:
+        return self.experience.bucket(self._load.requests)
 
     @property
     def acceptance(self) -> Acceptance:
@@ -196,7 +199,7 @@ class Chooser:
                 self._change(scores, best, f"{100 * gain:.0f} % more than {self._mode}")
         self._forecast = scores.expect(self._mode, self.acceptance.outlook())
         self._rests -= 1
-        self._looked += 1
+        self._looks.decide(self._bucket)
         if self._rests < 0 and self._budget.allows(self._forecast.cycle_seconds):
             self._consider_trial(scores, rates)
 
@@ -230,6 +233,7 @@ class Chooser:
             if not self.pace.draft.known:
                 self._opening = list(self._first)
             self.pace.draft.doubt()
+            self._looks.forget_all()
             self._drafter = drafter
         prompts = self._prompt_tokens / max(self._emitted_tokens, 1.0)
         self._load = Load(in_flight, share, prompts)
@@ -297,12 +301,12 @@ class Chooser:
         best = max(hopes, key=lambda mode: hopes[mode], default=None)
         if best is not None and hopes[best] > here:
             self._begin_trial(Trial(best, here))
-        elif self._mode.draft_tokens == 0 and self._drafter and self._looked > self._looks_rest:
+        elif self._mode.draft_tokens == 0 and self._drafter and self._looks.due(self._bucket):
             hoped = scores.rates(self.acceptance.outlook(self.acceptance.doubt()))
             likely = [mode for mode in hoped if mode.lanes == self._mode.lanes and 0 < mode.draft_tokens <= 2]
             if max(hoped.values()) > here * (1.0 + JUMP) and likely:
                 self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, narrow=True))
-                self._looked, self._looks_rest = 0, min(2 * self._looks_rest, MOST_REST)
+                self._looks.look(self._bucket)
 
     def _begin_trial(self, trial: Trial) -> None:
         self._trial = trial
@@ -355,7 +359,8 @@ class Chooser:
         if mode == self._mode:
             return
         self._mode, self._reason = mode, reason
-        self._looks_rest = REST
+        if mode.draft_tokens > 0:
+            self._looks.forget(self._bucket)
         self._changes += 1
         self._forecast = scores.expect(mode, self.acceptance.outlook())
         self._tell(self.describe())
