@@ -7,9 +7,11 @@ the law is corrected by it. Forgetting happens within a cell, so a setting that 
 The law is affine, but for the tokens of a verification: a few cost next to nothing while memory is what it waits for,
 and each costs its arithmetic once that is. So V may become steeper, at KNOTS, and never less steep.
 
-A machine gets slower and faster: neighbours, heat, other programs. So cells hold what steps take at the service's usual
-speed, and beside them stands how slow it is now, learned from the settings in use and felt by all: what was seen of a
-setting long ago stays comparable with what runs today.
+A machine gets slower and faster: neighbours, heat, other programs. So cells hold what steps take in a unit of their
+own, and beside them stand two levels that they are to be multiplied with: that of now, learned from the settings in use
+and felt by all, and that of the beginning, the usual one. What was seen of a setting long ago stays comparable with what
+runs today. The level does not return by itself: only the settings in use would make up for it, and all others would look
+faster after a slow minute.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ OUTLIER: Final = 4.0  # mean deviations beyond which a sample is pulled in
 FRESH: Final = 4096.0  # ticks after which a cell counts half
 SURE: Final = 16  # samples after which a cell tells how slow the service is now
 FOLLOWS: Final = 0.05  # of a sample's surprise is blamed on the service as a whole
-RETURNS: Final = 0.002  # of what is left of it, a sample, is what is usual from now on
+WIDEST: Final = 2.0  # how far the level may be from 1 before the cells are counted anew
 TRUST: Final = 4.0  # samples after which a cell is believed as much as the law
 OTHER_WAY: Final = 0.03  # weight of cells measured with lanes overlapping for predictions without, and the reverse
 RIDGE: Final = 2e-4
@@ -63,25 +65,31 @@ class Cell:
     """Averages of one setting. Mutated by `Fit.add`."""
 
     features: Vector  # [features]
-    seconds: float  # at the service's usual speed
+    seconds: float  # at level 1
     deviation: float
     count: int
     tick: int
 
 
 class Fit:
-    """seconds = slowness * coefficients . features, all coefficients >= 0. Mutated by `add`, `solve` and `doubt`."""
+    """seconds = level * coefficients . features, all coefficients >= 0. Mutated by `add`, `solve` and `doubt`."""
 
     def __init__(self, shares: Sequence[float]) -> None:
         """`shares` is what each feature contributes as long as the data do not tell."""
         self._shares: Vector = np.array(shares)
         self._cells: dict[Setting, Cell] = {}
         self._laws: dict[int, Vector] = {}  # coefficients, by the number of lanes that they were fitted for
-        self.slowness = 1.0  # what steps take now, over what they usually do
+        self.level = 1.0  # of now
+        self.usual_level = 1.0
 
     @property
     def known(self) -> bool:
         return bool(self._cells)
+
+    @property
+    def slowness(self) -> float:
+        """What steps take now, over what they usually do."""
+        return self.level / self.usual_level
 
     def add(self, setting: Setting, features: Sequence[float], seconds: float, tick: int) -> None:
         """One step took `seconds`; `tick` counts rounds."""
@@ -90,24 +98,34 @@ class Fit:
         if cell is None:
             if len(self._cells) >= MOST_CELLS:
                 del self._cells[min(self._cells, key=lambda key: self._cells[key].tick)]
-            usual = seconds / self.slowness
-            self._cells[setting] = Cell(fed, usual, 0.25 * usual, 1, tick)
+            alone = seconds / self.level
+            self._cells[setting] = Cell(fed, alone, 0.25 * alone, 1, tick)
             return
         expected = cell.seconds * self._larger(setting.lanes, fed, cell.features)
         reach = OUTLIER * cell.deviation + 0.02 * expected
-        error = seconds / self.slowness - expected
+        error = seconds / self.level - expected
         pulled = max(-reach, min(reach, error))
         if cell.count >= SURE and setting.prefill == 0:  # what prompts take differs too much from step to step
             # By just what the cell moves by: on average nothing once it is right. Any other measure that is not 0 then,
             # be it of logarithms or without outliers, would let both move on together without end.
-            self.slowness *= 1.0 + FOLLOWS * pulled / max(cell.seconds, 1e-9)
-            self.slowness += RETURNS * (1.0 - self.slowness)
+            self.level *= 1.0 + FOLLOWS * pulled / max(cell.seconds, 1e-9)
         cell.count = min(cell.count + 1, CELL_WINDOW)
         step = 1.0 / cell.count
         cell.deviation += (min(abs(error), 2.0 * reach) - cell.deviation) * max(step, 0.1)
         cell.seconds += (expected + pulled - cell.seconds) * step
         cell.features += (fed - cell.features) * step
         cell.tick = tick
+        if not 1.0 / WIDEST < self.level < WIDEST:
+            self._count_anew()
+
+    def _count_anew(self) -> None:
+        """Everything in a unit in which the level is 1: it wanders a little, and would wander far in months."""
+        for cell in self._cells.values():
+            cell.seconds *= self.level
+            cell.deviation *= self.level
+        self._laws = {lanes: law * self.level for lanes, law in self._laws.items()}
+        self.usual_level /= self.level
+        self.level = 1.0
 
     def _larger(self, lanes: int, fed: Vector, usual: Vector) -> float:
         """What a step that is fed `fed` takes by the law, over what one takes that is fed `usual`."""
@@ -116,7 +134,7 @@ class Fit:
         return float(law @ fed) / typical if typical > 0.0 else 1.0
 
     def coefficients(self, lanes: int) -> Vector:
-        """The law for so many lanes at the usual speed, as of the last `solve`: a number a feature. Zeros before it."""
+        """The law for so many lanes at level 1, as of the last `solve`: a number a feature. Zeros before it."""
         law = self._laws.get(lanes)
         return np.zeros_like(self._shares) if law is None else law
 
@@ -141,7 +159,7 @@ class Fit:
         self._laws[lanes] = _least_squares(rows, weights, self._shares)
 
     def seconds(self, setting: Setting, features: Sequence[float]) -> float:
-        """The time of a step at the usual speed, by the law and by what was seen of this very setting."""
+        """The time of a step at level 1, by the law and by what was seen of this very setting."""
         coefficients = self.coefficients(setting.lanes)
         law = max(float(coefficients @ np.array(features)), 1e-9)
         cell = self._cells.get(setting)
@@ -191,8 +209,8 @@ class Pace:
         usual = draft / self.draft.slowness + verify / self.verify.slowness + around / self.around.slowness
         return usual / max(draft + verify + around, 1e-9)
 
-    def _slowness(self, fit: Fit) -> float:
-        return fit.slowness if self._now else 1.0
+    def _level(self, fit: Fit) -> float:
+        return fit.level if self._now else fit.usual_level
 
     def drafted(self, setting: Setting, passes: int, drawn: int, prefill: int, seconds: float, tick: int) -> None:
         """A draft step of `passes` passes that looked at `drawn` drafts in all."""
@@ -214,19 +232,19 @@ class Pace:
         """t: a draft step of so many passes that looks at `drawn` drafts in all."""
         if setting.drafts == 0 or drawn <= 0.0:
             return 0.0
-        return self._slowness(self.draft) * self.draft.seconds(setting, (1.0, passes, drawn, 0.0))
+        return self._level(self.draft) * self.draft.seconds(setting, (1.0, passes, drawn, 0.0))
 
     def verify_seconds(self, setting: Setting, tokens: float) -> float:
         """V: a verification of all items, fed `tokens` tokens."""
-        return self._slowness(self.verify) * self.verify.seconds(setting, _fed(setting.items, tokens))
+        return self._level(self.verify) * self.verify.seconds(setting, _fed(setting.items, tokens))
 
     def prompt_seconds(self, lanes: int, tokens: float, *, drafts: bool) -> tuple[float, float]:
         """What so many prompt tokens take of the drafter and of the verifier."""
-        drafter = self._slowness(self.draft) * self.draft.coefficients(lanes)[3] if drafts else 0.0
-        return float(drafter) * tokens, float(self._slowness(self.verify) * self.verify.coefficients(lanes)[3]) * tokens
+        drafter = self._level(self.draft) * self.draft.coefficients(lanes)[3] if drafts else 0.0
+        return float(drafter) * tokens, float(self._level(self.verify) * self.verify.coefficients(lanes)[3]) * tokens
 
     def around_seconds(self, setting: Setting) -> float:
-        return self._slowness(self.around) * self.around.seconds(setting, (1.0, setting.items))
+        return self._level(self.around) * self.around.seconds(setting, (1.0, setting.items))
 
     def draft_token_seconds(self, lanes: int, tokens: float) -> float:
         """What one more draft in a step adds to drafting and verification together, where a verification of one lane is
@@ -234,8 +252,8 @@ class Pace:
         law = self.verify.coefficients(lanes)
         near = max(NEAR_TOKENS, NEAR_SHARE * tokens)
         steepness = law @ (np.array(_fed(0, tokens + near)) - np.array(_fed(0, tokens - near))) / (2.0 * near)
-        drafting = self._slowness(self.draft) * self.draft.coefficients(lanes)[2]
-        return float(drafting + self._slowness(self.verify) * steepness)
+        drafting = self._level(self.draft) * self.draft.coefficients(lanes)[2]
+        return float(drafting + self._level(self.verify) * steepness)
 
 
 def _fed(items: float, tokens: float, prefill: float = 0.0) -> tuple[float, ...]:
