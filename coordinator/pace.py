@@ -9,9 +9,9 @@ and each costs its arithmetic once that is. So V may become steeper, at KNOTS, a
 
 A machine gets slower and faster: neighbours, heat, other programs. So cells hold what steps take in a unit of their
 own, and beside them stand two levels that they are to be multiplied with: that of now, learned from the settings in use
-and felt by all, and that of the beginning, the usual one. What was seen of a setting long ago stays comparable with what
-runs today. The level does not return by itself: only the settings in use would make up for it, and all others would look
-faster after a slow minute.
+and felt by all, and that of the beginning, the usual one. What was seen of a setting long ago stays comparable with
+what runs today. The level does not return by itself: only the settings in use would make up for it, and all others
+would look faster after a slow minute.
 """
 
 from __future__ import annotations
