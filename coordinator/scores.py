@@ -16,7 +16,7 @@ class Scores:
 
     def __init__(self, modes: Sequence[Mode], load: Load, pace: Pace, experience: Experience, tick: int) -> None:
         """`pace` is to be solved for the lanes of all modes at this load: see `solve`."""
-        self.modes = modes
+        self._modes = modes
         self._load = load
         self._pace = pace
         usual = pace.usual()
@@ -30,7 +30,7 @@ class Scores:
 
     def rates(self, outlook: Outlook) -> dict[Mode, float]:
         """Tokens a second of each mode."""
-        return {mode: self.expect(mode, outlook).tokens_per_second / self._ratios[mode] for mode in self.modes}
+        return {mode: self.expect(mode, outlook).tokens_per_second / self._ratios[mode] for mode in self._modes}
 
     def least_chance(self, rates: Mapping[Mode, float], outlook: Outlook) -> float:
         """That a draft must have to be worth its time: the tokens that the best mode gives while one more is made and

@@ -38,7 +38,7 @@ INLINE void some_scores(const Queries& some, const Context& context, int64_t j, 
   for (int i = 0; i < N; i++) rows[i] = context.keys + context.slots[j + i] * context.pitch;
   for (int i = 0; i < N; i++) fetch_after(context, j + i, some.lengths[ROWS - 1], some.head_dim);
   Floats sums[ROWS * N] = {};
-  add_tile<ROWS, N, false>(some.q, some.head_dim, rows, 0, some.head_dim, 0, sums);
+  add_tile<ROWS, N, false>(some.q, rows, some.head_dim, 0, sums);
   float values[ROWS * N];
   all_sums(sums, values);
   for (int t = 0; t < ROWS; t++)

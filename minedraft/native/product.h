@@ -12,17 +12,17 @@ constexpr int64_t TILES_AHEAD = 2;  // that weights are fetched before they are 
 // How many weight rows a tile takes for that many rows: accumulators and operands fill the registers.
 constexpr int beside(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
 
-// Adds ROWS rows times N weight rows, each given by a pointer, over columns [from, to). `x` in split order, `stride`
-// floats from row to row. Where the weights are COLD, not in a cache yet, those that lie `ahead` further on are fetched
-// meanwhile: the next tiles' memory from one end to the other, which memory likes better than many rows at once.
+// Adds ROWS rows times N weight rows, each given by a pointer, over all `columns`. `x` in split order, rows end to end. Where
+// the weights are COLD, not in a cache yet, those that lie `ahead` further on are fetched meanwhile: the next tiles'
+// memory from one end to the other, which memory likes better than many rows at once.
 template <int ROWS, int N, bool COLD, class Weight>
-INLINE void add_tile(const float* x, int64_t stride, const Weight* const (&w)[N], int64_t from, int64_t to,
-                     int64_t ahead, Floats (&sums)[ROWS * N]) {
+INLINE void add_tile(const float* x, const Weight* const (&w)[N], int64_t columns, int64_t ahead,
+                     Floats (&sums)[ROWS * N]) {
   constexpr int PARTS = Packed<Weight>::PARTS;
   const float* rows[ROWS];
 #pragma GCC unroll 8
-  for (int t = 0; t < ROWS; t++) rows[t] = opaque(x + t * stride);
-  for (int64_t k = from; k < to; k += PARTS * WIDTH) {
+  for (int t = 0; t < ROWS; t++) rows[t] = opaque(x + t * columns);
+  for (int64_t k = 0; k < columns; k += PARTS * WIDTH) {
     if constexpr (COLD) {
       constexpr int BYTES = N * PARTS * WIDTH * (int)sizeof(Weight);
       const char* const next = (const char*)(w[0] + ahead + k * N);
@@ -30,8 +30,7 @@ INLINE void add_tile(const float* x, int64_t stride, const Weight* const (&w)[N]
       for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(next + i, 0, 2);
     }
     if constexpr ((ROWS == 4 || ROWS == 5) && N > 1) {
-      // Every number of x is loaded once for all of the tile's weight rows. With fewer rows, loads are not what it waits
-      // for; with more, there are not enough registers, and it waits for what lies in memory instead.
+      // Every number of x is loaded once for all of the tile's weight rows: faster with 4 and 5 rows, slower with 6.
 #pragma GCC unroll 4
       for (int part = 0; part < PARTS; part++) {
         Floats weights[N];
@@ -125,7 +124,7 @@ INLINE void strip(const float* x, const MdMatrix& m, int64_t at, int64_t tiles, 
     const Weight* rows[N];
     for (int n = 0; n < N; n++) rows[n] = w + n * columns;
     Floats sums[ROWS * N] = {};
-    add_tile<ROWS, N, COLD>(x, columns, rows, 0, columns, TILES_AHEAD * N * columns, sums);
+    add_tile<ROWS, N, COLD>(x, rows, columns, TILES_AHEAD * N * columns, sums);
     float values[ROWS * N];
     all_sums(sums, values);
 #pragma GCC unroll 16
