@@ -29,8 +29,9 @@ INLINE void add_tile(const float* x, const Weight* const (&w)[N], int64_t column
 #pragma GCC unroll 8
       for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(next + i, 0, 2);
     }
-    if constexpr ((ROWS == 4 || ROWS == 5) && N > 1) {
-      // Every number of x is loaded once for all of the tile's weight rows: faster with 4 and 5 rows, slower with 6.
+    if constexpr (ROWS >= 4 && N > 1) {
+      // Every number of x is loaded once for all of the tile's weight rows. With 6 rows that takes every register there is,
+      // so the order of things is held: a compiler that looks ahead would have to put sums aside.
 #pragma GCC unroll 4
       for (int part = 0; part < PARTS; part++) {
         Floats weights[N];
@@ -40,7 +41,7 @@ INLINE void add_tile(const float* x, const Weight* const (&w)[N], int64_t column
         for (int t = 0; t < ROWS; t++) {
           const Floats value = held(load<Floats>(rows[t] + k + part * WIDTH));
 #pragma GCC unroll 8
-          for (int n = 0; n < N; n++) sums[t * N + n] += value * weights[n];
+          for (int n = 0; n < N; n++) sums[t * N + n] = held(sums[t * N + n] + value * weights[n]);
         }
       }
       continue;

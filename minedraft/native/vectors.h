@@ -26,12 +26,13 @@ INLINE void store(T* to, const V& v) {
 INLINE Floats all(float x) { return x - Floats{}; }
 
 // The same vector, of which the compiler knows nothing: it keeps it in a register, where it would otherwise read it from
-// memory again each time that it is used. Longer vectors are left alone: where there are any, there are enough registers.
+// memory again each time that it is used, and makes it before whatever is held after it. Longer vectors are left alone:
+// where there are any, there are enough registers.
 INLINE Floats held(Floats vector) {
 #if WIDTH <= 8 && defined(__x86_64__)
-  asm("" : "+x"(vector));
+  asm volatile("" : "+x"(vector));
 #elif WIDTH == 4 && defined(__aarch64__)
-  asm("" : "+w"(vector));
+  asm volatile("" : "+w"(vector));
 #endif
   return vector;
 }
