@@ -1,12 +1,14 @@
 """The demo pair under `auto` against plain decoding by the same engine on the same cores, and against peers.
 
-    python -m benchmarks.speed [--loads 1,2,4,8] [--repeats 2] [--peers NAME=PYTHON,...]
+    python -m benchmarks.speed [--loads 1,2,4,8] [--turns 6] [--peers NAME=PYTHON,...]
 
 Both stacks are up all the time and one of them has work: greedy answers to the trial prompts, through the chat
 template, up to 128 tokens, in a closed loop. At each load auto runs once unmeasured, which is when it learns; then the
-stacks take turns. With --peers, e.g. `vllm=/envs/vllm/bin/python`, the same prompts go to benchmarks/peers/NAME.py
-under that interpreter in the same turns; each run loads its model and warms it before the clock starts
-(benchmarks/peers/README.md). Writes benchmarks/results/speed.json, or what --name says.
+stacks take turns, each with every other prompt, the other ones in the next turn. A shared machine changes its speed
+within a minute, so each way is compared with what ran right beside it: the ratios are medians over turns. With
+--peers, e.g. `vllm=/envs/vllm/bin/python`, the same prompts go to benchmarks/peers/with_NAME.py under that
+interpreter in the same turns; it has its models loaded and warm all the time (benchmarks/peers/README.md). Writes
+benchmarks/results/speed.json, or what --name says.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ PROMPTS = Path(__file__).parent / "prompts" / "trial.jsonl"
 PEERS = Path(__file__).parent / "peers"
 TOKENS = 128
 PLAIN, AUTO = "plain", "auto"
+PARTS = 2  # of the prompts; a turn has one of them
 KEPT = ("tokens_per_second", "output_tokens", "seconds", "ttft_ms", "itl_ms", "latency_ms", "acceptance_length")
 
 
@@ -61,6 +64,11 @@ def served(address: str, prompts: Sequence[str], concurrency: int) -> dict[str, 
     return asyncio.run(measured())
 
 
+def over(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median over turns of our tokens a second over theirs."""
+    return round(statistics.median(one / other for one, other in zip(ours, theirs, strict=True)), 3)
+
+
 class Peer:
     """A peer's process, with its models loaded; at work only while it is asked."""
 
@@ -71,11 +79,11 @@ class Peer:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()  # its models are loaded
 
-    def run(self, concurrency: int) -> dict[str, dict[str, Any]]:
-        """The figures of its ways, by their names."""
+    def run(self, concurrency: int, part: int) -> dict[str, dict[str, Any]]:
+        """The figures of its ways over a part of the prompts, by their names."""
         if self._process.stdin is None:
             raise SystemExit("no pipe")
-        self._process.stdin.write(f"{concurrency}\n")
+        self._process.stdin.write(f"{concurrency} {part}\n")
         self._process.stdin.flush()
         return {f"{self.name} {way}": fields for way, fields in self._answer().items()}
 
@@ -93,7 +101,7 @@ class Peer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", default="1,2,4,8")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--peers", default="")
     parser.add_argument("--ways", default="", help="of vllm: only those whose names begin so, such as plain")
     parser.add_argument("--dtype", default="auto")
@@ -105,6 +113,7 @@ def main() -> None:
     ensure(DEMO)
     prompts = list(read_prompts(PROMPTS))
     prompts = prompts[:: len(prompts) // options.prompts]
+    parts = [prompts[part::PARTS] for part in range(PARTS)]
     auto = StackOptions(target=DEMO, draft=DEMO, dtype=options.dtype, log_level="warning")
     plain = replace(auto, draft="none", lanes=1, draft_tokens=0)
     rows = []
@@ -112,7 +121,7 @@ def main() -> None:
         others = []
         if peers:
             inputs = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="minedraft-")))
-            prepare(inputs, prompts, TOKENS)
+            prepare(inputs, parts, TOKENS)
             others = [Peer(name, python, inputs, cores, options.ways) for name, python in peers.items()]
             for other in others:
                 opened.callback(other.close)
@@ -122,23 +131,18 @@ def main() -> None:
             runs: dict[str, list[dict[str, Any]]] = {}
             served(stacks[AUTO], prompts[: max(10, 2 * concurrency)], concurrency)
             served(stacks[PLAIN], prompts[: 2 * concurrency], concurrency)
-            for repeat in range(options.repeats):
-                for name in sorted(stacks, reverse=bool(repeat % 2)):
-                    runs.setdefault(name, []).append(served(stacks[name], prompts, concurrency))
+            for turn in range(options.turns):
+                for name in sorted(stacks, reverse=bool(turn // PARTS % 2)):
+                    runs.setdefault(name, []).append(served(stacks[name], parts[turn % PARTS], concurrency))
                 for other in others:
-                    for way, fields in other.run(concurrency).items():
+                    for way, fields in other.run(concurrency, turn % PARTS).items():
                         runs.setdefault(way, []).append(fields)
-            medians = {
-                name: round(statistics.median(run["tokens_per_second"] for run in found), 2)
-                for name, found in runs.items()
-            }
+            rates = {name: [run["tokens_per_second"] for run in found] for name, found in runs.items()}
             rows.append(
                 {
                     "requests": concurrency,
-                    "tokens_per_second": medians,
-                    "auto_over": {
-                        name: round(medians[AUTO] / value, 3) for name, value in medians.items() if name != AUTO
-                    },
+                    "tokens_per_second": {name: round(statistics.median(found), 2) for name, found in rates.items()},
+                    "auto_over": {name: over(rates[AUTO], found) for name, found in rates.items() if name != AUTO},
                     "runs": runs,
                 }
             )
@@ -147,7 +151,7 @@ def main() -> None:
                 options.name,
                 {
                     "prompts": PROMPTS.name, "count": len(prompts), "tokens_a_prompt": TOKENS, "cores": cores,
-                    "dtype": options.dtype, "repeats": options.repeats, "rows": rows,
+                    "parts": PARTS, "dtype": options.dtype, "turns": options.turns, "rows": rows,
                 },
             )  # fmt: skip
 

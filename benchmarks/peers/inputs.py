@@ -4,13 +4,14 @@ A peer is a script of this folder, run by an interpreter of its own, so it share
 
     PYTHON benchmarks/peers/with_NAME.py --inputs FOLDER --threads N
 
-It loads its models and writes {}. Then it reads numbers of requests in flight, a line each, and answers each with a
-line of JSON: for each of its ways tokens_per_second, output_tokens and seconds over all prompts.
+It loads its models and writes {}. Then it reads lines of two numbers, requests in flight and a part of the prompts, and
+answers each with a line of JSON: for each of its ways tokens_per_second, output_tokens and seconds over that part.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks.peers import gguf_of, widened
 from minedraft.cli.demo_model import DEMO, draft_path, model_path
 
 
-def prepare(folder: Path, prompts: list[str], tokens: int) -> None:
+def prepare(folder: Path, parts: Sequence[Sequence[str]], tokens: int) -> None:
     """Fill a folder: inputs.json, draft/, target-bf16.gguf, target-q4_1.gguf."""
     from transformers import AutoTokenizer
 
@@ -26,12 +27,15 @@ def prepare(folder: Path, prompts: list[str], tokens: int) -> None:
     factory: Any = AutoTokenizer
     tokenizer = factory.from_pretrained(target)
     ids = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
-        )["input_ids"]
-        for text in prompts
+        [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            for text in part
+        ]
+        for part in parts
     ]
-    fields = {"target": str(target), "prompts": ids, "end": tokenizer.eos_token_id, "tokens": tokens}
+    fields = {"target": str(target), "parts": ids, "end": tokenizer.eos_token_id, "tokens": tokens}
     (folder / "inputs.json").write_text(json.dumps(fields), encoding="utf-8")
     widened.widen(Path(draft_path(DEMO, DEMO)), target, folder / "draft")
     for kind in gguf_of.KINDS:

@@ -33,12 +33,13 @@ def main() -> None:
     llama_cpp.llama_backend_init()
     print("{}", flush=True)
     for line in sys.stdin:
-        found = {}
+        concurrency, part = map(int, line.split())
+        prompts, found = given["parts"][part], {}
         for way, file in WAYS.items():
-            decoder = Decoder(options.inputs / file, int(line), options.threads, given["end"], given["tokens"])
-            decoder.decode(given["prompts"][: int(line)])  # warm
+            decoder = Decoder(options.inputs / file, concurrency, options.threads, given["end"], given["tokens"])
+            decoder.decode(prompts[:concurrency])  # warm
             started = time.perf_counter()
-            tokens = decoder.decode(given["prompts"])
+            tokens = decoder.decode(prompts)
             seconds = time.perf_counter() - started
             found[way] = {"tokens_per_second": tokens / seconds, "output_tokens": tokens, "seconds": seconds}
             decoder.close()

@@ -25,7 +25,6 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     given = json.loads((Path(options.inputs) / "inputs.json").read_text(encoding="utf-8"))
-    prompts: list[list[int]] = given["prompts"]
     factory: Any = AutoModelForCausalLM
     target = factory.from_pretrained(given["target"], dtype=torch.bfloat16).eval()
 
@@ -44,7 +43,7 @@ def main() -> None:
 
     draft = factory.from_pretrained(Path(options.inputs) / "draft", dtype=torch.bfloat16).eval()
 
-    def timed(concurrency: int, **more: Any) -> dict[str, float]:
+    def timed(prompts: list[list[int]], concurrency: int, **more: Any) -> dict[str, float]:
         answer(prompts[:concurrency], **more)  # warm
         started = time.perf_counter()
         tokens = sum(answer(prompts[at : at + concurrency], **more) for at in range(0, len(prompts), concurrency))
@@ -53,10 +52,11 @@ def main() -> None:
 
     print("{}", flush=True)
     for line in sys.stdin:
-        concurrency = int(line)
-        found = {"plain": timed(concurrency)}
+        concurrency, part = map(int, line.split())
+        prompts = given["parts"][part]
+        found = {"plain": timed(prompts, concurrency)}
         if concurrency == 1:
-            found["assisted"] = timed(1, assistant_model=draft)
+            found["assisted"] = timed(prompts, 1, assistant_model=draft)
         print(json.dumps(found), flush=True)
 
 

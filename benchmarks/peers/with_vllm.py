@@ -78,7 +78,7 @@ def serve(way: str, inputs: Path, threads: int) -> None:
         settings["speculative_config"] = settings["speculative_config"] | {"model": str(inputs / "draft")}
     engine = LLM(given["target"], dtype="bfloat16", max_model_len=1024, max_num_seqs=8, **settings).llm_engine
     sampling = SamplingParams(temperature=0.0, max_tokens=given["tokens"])
-    prompts = [TokensPrompt(prompt_token_ids=ids) for ids in given["prompts"]]
+    parts = [[TokensPrompt(prompt_token_ids=ids) for ids in part] for part in given["parts"]]
     numbers = itertools.count()
 
     def decode(waiting: list[Any], concurrency: int) -> int:
@@ -96,7 +96,8 @@ def serve(way: str, inputs: Path, threads: int) -> None:
 
     print("{}", flush=True)
     for line in sys.stdin:
-        concurrency = int(line)
+        concurrency, part = map(int, line.split())
+        prompts = parts[part]
         decode(prompts[:concurrency], concurrency)  # warm
         started = time.perf_counter()
         tokens = decode(prompts.copy(), concurrency)
