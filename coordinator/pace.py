@@ -17,7 +17,7 @@ would look faster after a slow minute.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -29,7 +29,9 @@ MOST_CELLS: Final = 256
 OUTLIER: Final = 4.0  # mean deviations beyond which a sample is pulled in
 FRESH: Final = 4096.0  # ticks after which a cell counts half
 SURE: Final = 16  # samples after which a cell tells how slow the service is now
-FOLLOWS: Final = 0.05  # of a sample's surprise is blamed on the service as a whole
+FOLLOWS: Final = 0.05  # of a sample's surprise is blamed on the service as a whole, once its cell is full
+FARTHEST: Final = 8.0  # how much larger than usual a step of a setting is believed to be
+LEAST_FEATURE: Final = 0.02  # less of a feature, on average, is what is left of steps long ago
 WIDEST: Final = 2.0  # how far the level may be from 1 before the cells are counted anew
 TRUST: Final = 4.0  # samples after which a cell is believed as much as the law
 OTHER_WAY: Final = 0.03  # weight of cells measured with lanes overlapping for predictions without, and the reverse
@@ -71,6 +73,30 @@ class Cell:
     tick: int
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All cells as they are solved: the laws of all numbers of lanes are fitted to the same one."""
+
+    rows: Vector  # [cells, features], features over seconds
+    counts: Vector  # [cells]
+    ticks: Vector  # [cells]
+    items: Vector  # [cells]
+    overlapping: NDArray[np.bool_]  # [cells], whether other lanes were at work
+
+    @classmethod
+    def of(cls, cells: Mapping[Setting, Cell]) -> Table:
+        features = np.array([cell.features for cell in cells.values()])
+        seconds = np.maximum([cell.seconds for cell in cells.values()], 1e-9)
+        return cls(
+            # A thousandth of a token beyond a knot tells nothing, and would be given thousands of seconds a token.
+            rows=np.where(features < LEAST_FEATURE, 0.0, features) / seconds[:, None],
+            counts=np.array([min(cell.count, 8) for cell in cells.values()], dtype=np.float64),
+            ticks=np.array([cell.tick for cell in cells.values()], dtype=np.float64),
+            items=np.array([setting.items for setting in cells], dtype=np.float64),
+            overlapping=np.array([setting.lanes > 1 for setting in cells]),
+        )
+
+
 class Fit:
     """seconds = level * coefficients . features, all coefficients >= 0. Mutated by `add`, `solve` and `doubt`."""
 
@@ -79,6 +105,7 @@ class Fit:
         self._shares: Vector = np.array(shares)
         self._cells: dict[Setting, Cell] = {}
         self._laws: dict[int, Vector] = {}  # coefficients, by the number of lanes that they were fitted for
+        self._table: Table | None = None  # of the cells, until one changes
         self.level = 1.0  # of now
         self.usual_level = 1.0
 
@@ -93,6 +120,7 @@ class Fit:
 
     def add(self, setting: Setting, features: Sequence[float], seconds: float, tick: int) -> None:
         """One step took `seconds`; `tick` counts rounds."""
+        self._table = None
         cell = self._cells.get(setting)
         fed = np.array(features)
         if cell is None:
@@ -107,8 +135,10 @@ class Fit:
         pulled = max(-reach, min(reach, error))
         if cell.count >= SURE and setting.prefill == 0:  # what prompts take differs too much from step to step
             # By just what the cell moves by: on average nothing once it is right. Any other measure that is not 0 then,
-            # be it of logarithms or without outliers, would let both move on together without end.
-            self.level *= 1.0 + FOLLOWS * pulled / max(cell.seconds, 1e-9)
+            # be it of logarithms or without outliers, would let both move on together without end. And less while
+            # the cell is young: a mode is often chosen because it was lucky, and what follows is its own surprise.
+            known = (cell.count / CELL_WINDOW) ** 2
+            self.level *= 1.0 + FOLLOWS * known * pulled / max(cell.seconds, 1e-9)
         cell.count = min(cell.count + 1, CELL_WINDOW)
         step = 1.0 / cell.count
         cell.deviation += (min(abs(error), 2.0 * reach) - cell.deviation) * max(step, 0.1)
@@ -120,6 +150,7 @@ class Fit:
 
     def _count_anew(self) -> None:
         """Everything in a unit in which the level is 1: it wanders a little, and would wander far in months."""
+        self._table = None
         for cell in self._cells.values():
             cell.seconds *= self.level
             cell.deviation *= self.level
@@ -131,7 +162,8 @@ class Fit:
         """What a step that is fed `fed` takes by the law, over what one takes that is fed `usual`."""
         law = self.coefficients(lanes)
         typical = float(law @ usual)  # 0 when the law knows nothing of such steps
-        return float(law @ fed) / typical if typical > 0.0 else 1.0
+        ratio = float(law @ fed) / typical if typical > 0.0 else 1.0
+        return max(1.0 / FARTHEST, min(FARTHEST, ratio))
 
     def coefficients(self, lanes: int) -> Vector:
         """The law for so many lanes at level 1, as of the last `solve`: a number a feature. Zeros before it."""
@@ -140,6 +172,7 @@ class Fit:
 
     def doubt(self) -> None:
         """The service is another one now: new samples soon outweigh the old."""
+        self._table = None
         for cell in self._cells.values():
             cell.count = min(cell.count, 1)
 
@@ -147,16 +180,11 @@ class Fit:
         """Fit the law for `lanes` lanes of about `items`: least squares on relative errors, with a slight prior."""
         if not self._cells:
             return
-        settings, cells = self._cells.keys(), self._cells.values()
-        weights = np.array([min(cell.count, 8) for cell in cells]) * 0.5 ** (
-            (tick - np.array([cell.tick for cell in cells])) / FRESH
-        )
-        sizes = np.array([setting.items for setting in settings]) / max(items, 1.0)
-        weights /= 1.0 + np.log2(sizes) ** 2
-        weights[[(setting.lanes > 1) != (lanes > 1) for setting in settings]] *= OTHER_WAY
-        seconds = np.maximum([cell.seconds for cell in cells], 1e-9)
-        rows = np.array([cell.features for cell in cells]) / seconds[:, None]
-        self._laws[lanes] = _least_squares(rows, weights, self._shares)
+        table = self._table = self._table or Table.of(self._cells)
+        weights = table.counts * 0.5 ** ((tick - table.ticks) / FRESH)
+        weights /= 1.0 + np.log2(table.items / max(items, 1.0)) ** 2
+        weights[table.overlapping != (lanes > 1)] *= OTHER_WAY
+        self._laws[lanes] = _least_squares(table.rows, weights, self._shares)
 
     def seconds(self, setting: Setting, features: Sequence[float]) -> float:
         """The time of a step at level 1, by the law and by what was seen of this very setting."""

@@ -144,6 +144,21 @@ def test_fewer_drafts_than_asked_for_make_smaller_verifications() -> None:
     assert pace.verify_seconds(Setting(1, 4, 4), 8) == pytest.approx(18 * MS, rel=0.05)
 
 
+def test_a_step_beyond_a_knot_long_ago_says_nothing_of_the_next() -> None:
+    """Of one step of 20 tokens ever fewer are left in the average; the law is not to explain them by more and more."""
+    pace = Pace()
+    pace.verified(Setting(1, 4, 4), 20, 0, 30 * MS, 0)
+    for tick in range(2000):
+        pace.verified(Setting(1, 4, 4), 8, 0, 18 * MS, tick)
+        pace.verified(Setting(1, 4, 0), 4, 0, 14 * MS, tick)
+        if tick % 16 == 0:
+            pace.solve(1, 4, tick)
+    assert pace.verify_seconds(Setting(1, 4, 8), 20) < 200 * MS
+    for tick in range(2000, 2004):  # nor is one like it to turn everything upside down
+        pace.verified(Setting(1, 4, 4), 20, 0, 30 * MS, tick)
+    assert pace.usual_share(0.0, 1.0, 0.0) == pytest.approx(1.0, rel=0.2)
+
+
 def two_settings(ticks: int) -> Pace:
     """K=2 takes 30 ms to verify, K=0 20 ms, of 4 requests."""
     pace = Pace()
