@@ -22,9 +22,10 @@ class Budget:
         """A round went by; rounds of lanes that run at once count once."""
         self._served += seconds
 
-    def allows(self, cycle_seconds: float) -> bool:
-        """Whether another trial may begin, where the cycle of the usual mode takes so long."""
-        return self.lost <= ALLOWANCE * cycle_seconds + SHARE * self._served
+    def allows(self, cycle_seconds: float, cost: float = 0.0) -> bool:
+        """Whether another trial may begin, where the cycle of the usual mode takes so long; `cost` is what is known
+        beforehand of what it will take, in seconds."""
+        return self.lost + cost <= ALLOWANCE * cycle_seconds + SHARE * self._served
 
     def end_trial(self, seconds: float, tokens: float, rate: float, lanes: int) -> None:
         """A trial of so many lanes is over; before it, `rate` tokens came in a second."""

@@ -28,6 +28,7 @@ GAIN: Final = 0.05  # summed over decisions in a row before the mode changes
 LEAST_GAIN: Final = 0.005  # a decision's gain that counts at all
 ALIKE: Final = 1.4  # loads that differ by less than this factor are alike
 JUMP: Final = 0.03  # gain at which the mode changes at once when the load has, or that a look at drafts must promise
+WORTH_SECONDS: Final = 1.0  # within which drafts are to bring back what the drafter needs to catch up
 TRIAL_ROUNDS: Final = 4  # settled rounds of each lane in a trial
 REST: Final = 1  # decisions between trials, beside the one at the end of a trial
 LONGEST_TRIAL: Final = 48  # rounds of each lane
@@ -69,6 +70,7 @@ class Chooser:
         self._adapted = 0  # requests in flight when the load was last said to have changed
         self._least = self._usual = 0.0
         self._budget = Budget()  # for trials
+        self._behind = 0.0  # tokens that the drafter lacks, of all requests in flight
         self._prefilled = 0.0  # seconds that prompts took, of all lanes
         self._prompt_tokens = self._emitted_tokens = 0.0  # of a round, on average
         self._forecast: Forecast | None = None
@@ -195,13 +197,13 @@ class Chooser:
             self._evidence = 0.0
         elif self.experience.seen(best, self._load.requests, self._tick) >= 1.0 or self._mode.draft_tokens == 0:
             self._evidence += gain
-            if self._evidence >= GAIN:
+            if self._evidence >= GAIN + self._catching_up(best) / WORTH_SECONDS:
                 self._change(scores, best, f"{100 * gain:.0f} % more than {self._mode}")
         self._forecast = scores.expect(self._mode, self.acceptance.outlook())
         self._rests -= 1
         self._looks.decide(self._bucket)
         if self._rests < 0 and self._budget.allows(self._forecast.cycle_seconds):
-            self._consider_trial(scores, rates)
+            self._consider_trial(scores, rates, self._forecast.cycle_seconds)
 
     def describe(self) -> ChoiceInfo:
         """What is chosen now, and why."""
@@ -237,6 +239,8 @@ class Chooser:
             self._drafter = drafter
         prompts = self._prompt_tokens / max(self._emitted_tokens, 1.0)
         self._load = Load(in_flight, share, prompts)
+        missing = 0 if self._mode.draft_tokens else sum(r.tail_len(r.draft_cache, drafter) for r in requests)
+        self._behind = missing * in_flight / len(requests)
         if changed:
             self._adapt()
 
@@ -251,7 +255,8 @@ class Chooser:
         scores = self._scores()
         rates = self._weigh(scores)
         best = best_of(rates)
-        if self._mode not in rates or rates[best] > rates[self._mode] * (1.0 + JUMP):
+        enough = 1.0 + JUMP + self._catching_up(best) / WORTH_SECONDS
+        if self._mode not in rates or rates[best] > rates[self._mode] * enough:
             self._change(scores, best, f"{self._load.requests} requests in flight")
         self._forecast = scores.expect(self._mode, self.acceptance.outlook())
 
@@ -293,13 +298,13 @@ class Chooser:
 
     # --- trials ---
 
-    def _consider_trial(self, scores: Scores, rates: dict[Mode, float]) -> None:
+    def _consider_trial(self, scores: Scores, rates: dict[Mode, float], cycle: float) -> None:
         """Begin a trial of the mode that may be the best, if one may be better than the present one."""
         here = rates[self._mode]
         slack = {mode: self.experience.slack(mode, self._load.requests, self._tick) for mode in rates}
         hopes = {mode: rate * (1.0 + slack[mode]) for mode, rate in rates.items() if mode != self._mode}
         best = max(hopes, key=lambda mode: hopes[mode], default=None)
-        if best is not None and hopes[best] > here:
+        if best is not None and hopes[best] > here and self._budget.allows(cycle, self._catching_up(best)):
             self._begin_trial(Trial(best, here))
         elif self._mode.draft_tokens == 0 and self._drafter and self._looks.due(self._bucket):
             hoped = scores.rates(self.acceptance.outlook(self.acceptance.doubt()))
@@ -353,6 +358,13 @@ class Chooser:
             self._usual = outlook.kept[0] if outlook.kept else 0.0
             self._threshold.choose(self._least if self._selective else 0.0)
         return rates
+
+    def _catching_up(self, mode: Mode) -> float:
+        """Seconds that the drafter needs for what was not fed to it without drafts, before it can make any."""
+        if mode.draft_tokens == 0 or self._mode.draft_tokens > 0:
+            return 0.0
+        lanes = max(1, min(mode.lanes, self._load.requests))
+        return self.pace.prompt_seconds(lanes, self._behind, drafts=True)[0]
 
     def _change(self, scores: Scores, mode: Mode, reason: str) -> None:
         self._evidence = 0.0

@@ -18,6 +18,10 @@ HOPE: Final = 0.3  # how much better than its forecast a mode may turn out that 
 OUTLIER: Final = 1.5  # times the average: as far as one round counts
 AWAY: Final = 0.5  # what a round at a load 40 % larger or smaller tells, as a part
 ENOUGH: Final = 12.0  # rounds after which nothing better is hoped for
+LUCK: Final = 0.15  # how much better it may turn out than on a single visit, however many rounds that had
+VISITS: Final = 6.0  # after which luck is not thought of
+APART: Final = 24  # ticks between two visits, at least
+STAY: Final = 32.0  # rounds without a pause that tell as much as another visit
 
 
 @dataclass(slots=True)
@@ -28,11 +32,14 @@ class Seen:
     requests: float = 0.0
     work: Work = field(default_factory=Work)
     rounds: float = 0.0
+    visits: float = 0.0  # moments at which it was seen: a machine may be slow for all rounds of one
     tick: int = 0
 
     def add(self, seconds: float, requests: int, work: Work, tick: int) -> None:
         rounds = min(self.weight(tick) + 1.0, WINDOW)
         first = self.seconds == 0.0
+        again = first or tick - self.tick > APART
+        visits = self.faded_visits(tick) + (1.0 if again else 1.0 / STAY)
         if not first:
             seconds = max(self.seconds / OUTLIER, min(self.seconds * OUTLIER, seconds))
         share = 1.0 if first else 1.0 / rounds
@@ -43,10 +50,21 @@ class Seen:
             self.work.drawn + (work.drawn - self.work.drawn) * share,
             self.work.verified + (work.verified - self.work.verified) * share,
         )
-        self.rounds, self.tick = rounds, tick
+        self.rounds, self.visits, self.tick = rounds, min(visits, VISITS), tick
 
     def weight(self, tick: int) -> float:
-        return self.rounds * float(0.5 ** ((tick - self.tick) / FADES))
+        return self.rounds * self._left(tick)
+
+    def faded_visits(self, tick: int) -> float:
+        return self.visits * self._left(tick)
+
+    def luck(self, tick: int) -> float:
+        """By how much it may have been seen at bad moments only."""
+        visits = self.faded_visits(tick)
+        return LUCK / visits if 0.5 <= visits < VISITS - 1.0 else 0.0
+
+    def _left(self, tick: int) -> float:
+        return float(0.5 ** ((tick - self.tick) / FADES))
 
 
 class Experience:
@@ -68,7 +86,7 @@ class Experience:
     def skip(self, mode: Mode, requests: int, tick: int) -> None:
         """The mode was tried and never settled: it counts as seen for a while."""
         seen = self._modes.setdefault((mode, self.bucket(requests)), Seen())
-        seen.rounds, seen.tick = seen.weight(tick) + 0.5, tick
+        seen.rounds, seen.visits, seen.tick = seen.weight(tick) + 0.5, seen.faded_visits(tick), tick
 
     def seen(self, mode: Mode, requests: int, tick: int) -> float:
         """Rounds that are still remembered."""
@@ -80,15 +98,19 @@ class Experience:
         many lanes at loads like this. Plain decoding has no kin: what modes with drafts do tells little of how it
         compares with them."""
         rounds = self.seen(mode, requests, tick)
-        if rounds >= ENOUGH:
-            return 0.0
         bucket = self.bucket(requests)
+        found = self._modes.get((mode, bucket))
+        hope = HOPE / (1.0 + rounds) if rounds < ENOUGH else 0.0
+        if found is not None and mode.draft_tokens == 0:  # of modes with drafts kin tell as much as another visit
+            hope = max(hope, found.luck(tick))
+        if hope == 0.0:
+            return 0.0
         kin = sum(
             seen.weight(tick) * AWAY ** abs(load - bucket)
             for (other, load), seen in self._modes.items()
             if other.lanes == mode.lanes and (other, load) != (mode, bucket) and mode.draft_tokens > 0
         )
-        return HOPE / (1.0 + rounds) / (1.0 + kin / ENOUGH)
+        return hope / (1.0 + kin / ENOUGH)
 
     def ratios(
         self, modes: Collection[Mode], requests: int, tick: int, cycle: Callable[[Mode, float, Work], float]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coordinator.acceptance import Outlook, Work, emitted
 from coordinator.choice import Load, Mode, forecast, lane_sizes
-from coordinator.experience import Experience
+from coordinator.experience import APART, Experience
 from coordinator.pace import Pace, Setting
 
 MS = 1e-3
@@ -108,6 +108,24 @@ def test_kin_at_loads_nearby_leaves_less_to_be_hoped_for() -> None:
     same, near, far = (seen.slack(Mode(2, 4), requests, 30) for requests in (4, 8, 64))
     assert same < near < far
     assert seen.slack(Mode(2, 0), 4, 30) == seen.slack(Mode(1, 4), 4, 30) > far  # plain decoding has none
+
+
+def test_one_visit_may_have_been_an_unlucky_one() -> None:
+    """However many rounds it had: the machine may have been slow for all of them."""
+    seen = Experience()
+    plain = Mode(1, 0)
+    hopes = []
+    for begin in range(0, 8 * 3 * APART, 3 * APART):
+        for tick in range(begin, begin + 20):
+            seen.add(plain, 8, 30 * MS, Work(), tick)
+        hopes.append(seen.slack(plain, 8, begin + 20))
+    assert hopes[0] > 0.05
+    assert hopes == sorted(hopes, reverse=True)
+    assert hopes[-1] == 0.0
+    stayed = Experience()
+    for tick in range(400):
+        stayed.add(plain, 8, 30 * MS, Work(), tick)
+    assert stayed.slack(plain, 8, 400) == 0.0  # it was seen for long
 
 
 @given(st.integers(1, 1000))

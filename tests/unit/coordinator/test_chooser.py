@@ -170,6 +170,56 @@ def test_a_change_of_load_is_answered_at_once() -> None:
     assert again.draft_tokens >= 3
 
 
+def test_plain_decoding_that_was_first_seen_at_a_bad_moment_is_seen_again() -> None:
+    """Something else takes the cores in just those rounds."""
+    usual = linear(1.0, 4.0, 1.5)
+    rounds = 0
+
+    def verify(items: int, tokens: int) -> float:
+        nonlocal rounds
+        rounds += tokens == items
+        return usual.verify(items, tokens) * (1.3 if tokens == items and rounds < 16 else 1.0)
+
+    devices = Devices(usual.draft, verify, usual.round_trip)
+    achieved, chooser = rate(devices, always(0.5), 8, warm=3000, tokens=4000)
+    assert rounds > 100
+    assert achieved >= 0.95 * rate(usual, always(0.5), 8, lanes=[1], drafts=[0])[0]
+    assert chooser.mode.draft_tokens == 0 or chooser.describe().reason.startswith("trial")
+
+
+@pytest.mark.parametrize(("token", "taken"), [(0.0, True), (1.0, False)])
+def test_drafts_are_not_taken_up_for_less_than_catching_up_costs(token: float, taken: bool) -> None:
+    """For 16 requests none are worth it, for two they are, whose answers are long by then."""
+    devices = Devices(
+        lambda _, passes, drafts, fed: (passes * 1.0 + max(fed - 32, 0) * token) * MS,
+        lambda _, tokens: (4.0 + max(tokens - 4, 0) * 0.3) * MS,
+        0.5 * MS,
+    )
+
+    async def main() -> tuple[Mode, Mode]:
+        chooser = Chooser([1], [0, 1])
+        async with ClosedLoop(
+            devices,
+            always(0.55),
+            chooser,
+            lanes=1,
+            prompt=lambda _: 20,
+            length=lambda number: 4000 if number <= 2 else 1200,
+        ) as loop:
+            loop.load(16)
+            await loop.until(16 * 1000)
+            before = chooser.mode
+            loop.load(2)
+            while len(loop.admission.requests) > 2:
+                await loop.until(loop.tokens + 1)
+            await loop.until(loop.tokens + 30)
+            return before, chooser.mode
+
+    before, after = virtual_time.run(main())
+    assert before.draft_tokens == 0
+    assert (after.draft_tokens > 0) == taken
+
+
 def test_a_device_that_becomes_slower_is_followed() -> None:
     speed = {"draft": 2 * MS}
     devices = Devices(lambda _, passes, *__: passes * speed["draft"], lambda *_: 20 * MS, 0.5 * MS)
