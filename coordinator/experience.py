@@ -19,7 +19,8 @@ OUTLIER: Final = 1.5  # times the average: as far as one round counts
 AWAY: Final = 0.5  # what a round at a load 40 % larger or smaller tells, as a part
 ENOUGH: Final = 12.0  # rounds after which nothing better is hoped for
 LUCK: Final = 0.15  # how much better it may turn out than on a single visit, however many rounds that had
-VISITS: Final = 6.0  # after which luck is not thought of
+VISITS: Final = 6.0  # that are remembered
+ENOUGH_VISITS: Final = 5.0  # after which luck is not thought of; fewer than are remembered, so that it lasts a while
 APART: Final = 24  # ticks between two visits, at least
 STAY: Final = 32.0  # rounds without a pause that tell as much as another visit
 
@@ -61,7 +62,7 @@ class Seen:
     def luck(self, tick: int) -> float:
         """By how much it may have been seen at bad moments only."""
         visits = self.faded_visits(tick)
-        return LUCK / visits if 0.5 <= visits < VISITS - 1.0 else 0.0
+        return LUCK / visits if 0.5 <= visits < ENOUGH_VISITS else 0.0
 
     def _left(self, tick: int) -> float:
         return float(0.5 ** ((tick - self.tick) / FADES))
