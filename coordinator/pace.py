@@ -35,7 +35,6 @@ LEAST_FEATURE: Final = 0.02  # less of a feature, on average, is what is left of
 WIDEST: Final = 2.0  # how far the level may be from 1 before the cells are counted anew
 TRUST: Final = 4.0  # samples after which a cell is believed as much as the law
 OTHER_WAY: Final = 0.03  # weight of cells measured with lanes overlapping for predictions without, and the reverse
-OTHER_NEWS: Final = 64  # samples of that kind after which the law is fitted anew
 RIDGE: Final = 2e-4
 KNOT_RIDGE: Final = 5e-3  # a law is straight unless it has to be bent
 NEAR_TOKENS: Final = 2.0  # how far to each side the steepness of V is looked at,
@@ -107,8 +106,8 @@ class Fit:
         self._cells: dict[Setting, Cell] = {}
         self._laws: dict[int, Vector] = {}  # coefficients, by the number of lanes that they were fitted for
         self._table: Table | None = None  # of the cells, until one changes
-        self._samples = {False: 0, True: 0}  # so far, by whether lanes overlapped
-        self._fitted: dict[int, tuple[float, int, int]] = {}  # by lanes: for how many items, from how many samples
+        self._samples = 0  # so far
+        self._fitted: dict[int, tuple[float, int]] = {}  # by lanes: for how many items, from how many samples
         self.level = 1.0  # of now
         self.usual_level = 1.0
 
@@ -124,7 +123,7 @@ class Fit:
     def add(self, setting: Setting, features: Sequence[float], seconds: float, tick: int) -> None:
         """One step took `seconds`; `tick` counts rounds."""
         self._table = None
-        self._samples[setting.lanes > 1] += 1
+        self._samples += 1
         cell = self._cells.get(setting)
         fed = np.array(features)
         if cell is None:
@@ -184,15 +183,14 @@ class Fit:
     def solve(self, lanes: int, items: float, tick: int) -> None:
         """Fit the law for `lanes` lanes of about `items`: least squares on relative errors, with a slight prior.
 
-        Nothing is done while there is no news: samples with lanes at work in the same way, or many in the other.
+        Nothing is done while there is no news, as of a drafter at rest.
         """
         if not self._cells:
             return
-        same, samples = self._samples[lanes > 1], sum(self._samples.values())
-        before = self._fitted.get(lanes)
-        if before is not None and before[:2] == (items, same) and samples - before[2] < OTHER_NEWS:
+        wanted = items, self._samples
+        if self._fitted.get(lanes) == wanted:  # cells fade alike: no law changes by time alone
             return
-        self._fitted[lanes] = items, same, samples
+        self._fitted[lanes] = wanted
         table = self._table = self._table or Table.of(self._cells)
         weights = table.counts * 0.5 ** ((tick - table.ticks) / FRESH)
         weights /= 1.0 + np.log2(table.items / max(items, 1.0)) ** 2
