@@ -106,8 +106,7 @@ class Fit:
         self._cells: dict[Setting, Cell] = {}
         self._laws: dict[int, Vector] = {}  # coefficients, by the number of lanes that they were fitted for
         self._table: Table | None = None  # of the cells, until one changes
-        self._samples = 0  # so far
-        self._fitted: dict[int, tuple[float, int]] = {}  # by lanes: for how many items, from how many samples
+        self._fitted: dict[int, float] = {}  # for how many items laws were fitted to these very cells, by lanes
         self.level = 1.0  # of now
         self.usual_level = 1.0
 
@@ -122,8 +121,7 @@ class Fit:
 
     def add(self, setting: Setting, features: Sequence[float], seconds: float, tick: int) -> None:
         """One step took `seconds`; `tick` counts rounds."""
-        self._table = None
-        self._samples += 1
+        self._change()
         cell = self._cells.get(setting)
         fed = np.array(features)
         if cell is None:
@@ -153,13 +151,18 @@ class Fit:
 
     def _count_anew(self) -> None:
         """Everything in a unit in which the level is 1: it wanders a little, and would wander far in months."""
-        self._table = None
+        self._change()
         for cell in self._cells.values():
             cell.seconds *= self.level
             cell.deviation *= self.level
         self._laws = {lanes: law * self.level for lanes, law in self._laws.items()}
         self.usual_level /= self.level
         self.level = 1.0
+
+    def _change(self) -> None:
+        """Cells are about to be others."""
+        self._table = None
+        self._fitted.clear()
 
     def _larger(self, lanes: int, fed: Vector, usual: Vector) -> float:
         """What a step that is fed `fed` takes by the law, over what one takes that is fed `usual`."""
@@ -175,8 +178,7 @@ class Fit:
 
     def doubt(self) -> None:
         """The service is another one now: new samples soon outweigh the old."""
-        self._table = None
-        self._fitted.clear()
+        self._change()
         for cell in self._cells.values():
             cell.count = min(cell.count, 1)
 
@@ -187,10 +189,9 @@ class Fit:
         """
         if not self._cells:
             return
-        wanted = items, self._samples
-        if self._fitted.get(lanes) == wanted:  # cells fade alike: no law changes by time alone
+        if self._fitted.get(lanes) == items:  # cells fade alike: no law changes by time alone
             return
-        self._fitted[lanes] = wanted
+        self._fitted[lanes] = items
         table = self._table = self._table or Table.of(self._cells)
         weights = table.counts * 0.5 ** ((tick - table.ticks) / FRESH)
         weights /= 1.0 + np.log2(table.items / max(items, 1.0)) ** 2
