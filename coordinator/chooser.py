@@ -12,6 +12,7 @@ from typing import Final
 
 from coordinator.acceptance import Acceptance
 from coordinator.budget import Budget
+from coordinator.cadence import Cadence
 from coordinator.choice import Forecast, Load, Mode
 from coordinator.experience import Experience
 from coordinator.looks import Looks
@@ -23,7 +24,6 @@ from coordinator.threshold import Threshold
 from coordinator.trial import Trial, shortest
 from minedraft.generation import ChoiceInfo
 
-EVERY: Final = 8  # rounds of each lane between decisions
 GAIN: Final = 0.05  # summed over decisions in a row before the mode changes
 LEAST_GAIN: Final = 0.005  # a decision's gain that counts at all
 ALIKE: Final = 1.4  # loads that differ by less than this factor are alike
@@ -64,10 +64,11 @@ class Chooser:
         self._load = Load(0)
         self._drafter = 0
         self._tick = 0
-        self._decided = 0
+        self._cadence = Cadence()
         self._evidence = 0.0
         self._last: dict[int, tuple[Mode, int]] = {}  # mode and size of a lane's round before
         self._adapted = 0  # requests in flight when the load was last said to have changed
+        self._moved = False  # whether it has, since the last decision
         self._least = self._usual = 0.0
         self._budget = Budget()  # for trials
         self._behind = 0.0  # tokens that the drafter lacks, of all requests in flight
@@ -84,6 +85,11 @@ class Chooser:
     @property
     def _bucket(self) -> int:
         return self.experience.bucket(self._load.requests)
+
+    @property
+    def _lanes(self) -> int:
+        """That run now, and hold requests."""
+        return max(1, min(self.mode.lanes, self._load.requests))
 
     @property
     def acceptance(self) -> Acceptance:
@@ -149,9 +155,8 @@ class Chooser:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for `decide`. It takes a millisecond or three: call it while the services are at work."""
-        lanes = max(1, min(self.mode.lanes, self._load.requests))
-        return not self.fixed and not self._opening and self._tick - self._decided >= EVERY * lanes
+        """Whether it is time for `decide`. It takes milliseconds: call it while the services are at work."""
+        return not self.fixed and not self._opening and self._cadence.due(self._tick, self._lanes)
 
     def end(self, current: Round, now: float) -> None:
         """A round is over, with what it noted."""
@@ -184,26 +189,25 @@ class Chooser:
 
     def decide(self) -> None:
         """Weigh the modes; keep the present one, change it, or begin a trial."""
-        self._decided = self._tick
-        if self.fixed or self._opening or self._trial is not None or self._load.requests == 0:
+        counts = self._cadence.begin(self._tick, self._lanes)
+        if self.fixed or self._opening or self._trial is not None:
+            return
+        if self._load.requests == 0 or not self.pace.verify.known:
             return
         scores = self._scores()
         rates = self._weigh(scores)
-        best = best_of(rates)
-        if self._mode not in rates:
-            self._change(scores, best, "the load has changed")
-        gain = rates[best] / rates[self._mode] - 1.0
-        if gain < LEAST_GAIN:
-            self._evidence = 0.0
-        elif self.experience.seen(best, self._load.requests, self._tick) >= 1.0 or self._mode.draft_tokens == 0:
-            self._evidence += gain
-            if self._evidence >= GAIN + self._catching_up(best) / WORTH_SECONDS:
-                self._change(scores, best, f"{100 * gain:.0f} % more than {self._mode}")
+        moved, self._moved = self._moved, False
+        self._compare(scores, rates, counts, moved)
         self._forecast = scores.expect(self._mode, self.acceptance.outlook())
-        self._rests -= 1
-        self._looks.decide(self._bucket)
-        if self._rests < 0 and self._budget.allows(self._forecast.cycle_seconds):
-            self._consider_trial(scores, rates, self._forecast.cycle_seconds)
+        if not moved:
+            self._rests -= 1
+            self._looks.decide(self._bucket, counts)
+            if self._rests < 0 and self._budget.allows(self._forecast.cycle_seconds):
+                self._consider_trial(scores, rates, self._forecast.cycle_seconds)
+        if moved or self._evidence > 0.0 or self._trial is not None:
+            self._cadence.stir()
+        else:
+            self._cadence.calm()
 
     def describe(self) -> ChoiceInfo:
         """What is chosen now, and why."""
@@ -227,7 +231,7 @@ class Chooser:
     # --- following the load ---
 
     def _follow(self, requests: Sequence[Request], in_flight: int, drafter: int) -> None:
-        """Take note of the load; decide at once when it is another one."""
+        """Take note of the load; decide soon when it is another one."""
         able = sum(request.max_draft_tokens > 0 for request in requests) / len(requests)
         share = able if self._load.requests == 0 else self._load.drafting + (able - self._load.drafting) * 0.2
         changed = drafter != self._drafter or not 1 / ALIKE < in_flight / max(self._adapted, 0.1) < ALIKE
@@ -242,23 +246,15 @@ class Chooser:
         missing = 0 if self._mode.draft_tokens else sum(r.tail_len(r.draft_cache, drafter) for r in requests)
         self._behind = missing * in_flight / len(requests)
         if changed:
-            self._adapt()
+            if self._trial is not None:
+                self._end_trial(self._trial)
+            self._move()
 
-    def _adapt(self) -> None:
-        """The load is another one: what the model says is done at once."""
+    def _move(self) -> None:
+        """The load is another one."""
         self._adapted = self._load.requests
-        if self._trial is not None:
-            self._end_trial(self._trial)
-        if self._opening or not self.pace.verify.known:
-            return
-        self._evidence = 0.0
-        scores = self._scores()
-        rates = self._weigh(scores)
-        best = best_of(rates)
-        enough = 1.0 + JUMP + self._catching_up(best) / WORTH_SECONDS
-        if self._mode not in rates or rates[best] > rates[self._mode] * enough:
-            self._change(scores, best, f"{self._load.requests} requests in flight")
-        self._forecast = scores.expect(self._mode, self.acceptance.outlook())
+        self._moved = True
+        self._cadence.hasten()
 
     # --- learning ---
 
@@ -294,7 +290,7 @@ class Chooser:
                 self._opened = 0
                 del self._opening[0]
         if not self._opening:
-            self._adapt()
+            self._move()
 
     # --- trials ---
 
@@ -305,12 +301,12 @@ class Chooser:
         hopes = {mode: rate * (1.0 + slack[mode]) for mode, rate in rates.items() if mode != self._mode}
         best = max(hopes, key=lambda mode: hopes[mode], default=None)
         if best is not None and hopes[best] > here and self._budget.allows(cycle, self._catching_up(best)):
-            self._begin_trial(Trial(best, here))
+            self._begin_trial(Trial(best, here, cycle))
         elif self._mode.draft_tokens == 0 and self._drafter and self._looks.due(self._bucket):
             hoped = scores.rates(self.acceptance.outlook(self.acceptance.doubt()))
             likely = [mode for mode in hoped if mode.lanes == self._mode.lanes and 0 < mode.draft_tokens <= 2]
             if max(hoped.values()) > here * (1.0 + JUMP) and likely:
-                self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, narrow=True))
+                self._begin_trial(Trial(max(likely, key=lambda mode: hoped[mode]), here, cycle, narrow=True))
                 self._looks.look(self._bucket)
 
     def _begin_trial(self, trial: Trial) -> None:
@@ -326,16 +322,35 @@ class Chooser:
         lanes = max(1, min(trial.mode.lanes, self._load.requests))
         if trial.settled >= TRIAL_ROUNDS * lanes or trial.rounds >= LONGEST_TRIAL * lanes:
             self._end_trial(trial)
-            self.decide()
+            self._cadence.hasten()
 
     def _end_trial(self, trial: Trial) -> None:
-        self._budget.end_trial(trial.seconds, trial.tokens, trial.rate, trial.mode.lanes)
+        self._budget.end_trial(trial.seconds, trial.tokens, trial.rate, trial.mode.lanes, trial.cycle_seconds)
         if trial.settled == 0:
             self.experience.skip(trial.mode, self._load.requests, self._tick)
         self._trial = None
         self._rests = REST
 
     # --- comparing ---
+
+    def _compare(self, scores: Scores, rates: dict[Mode, float], counts: float, moved: bool) -> None:
+        """Take the best mode when it was better for long enough, or the load has moved; a decision `counts` for many
+        where there were none for a while."""
+        best = best_of(rates)
+        if self._mode not in rates:
+            self._change(scores, best, "the load has changed")
+        gain = rates[best] / rates[self._mode] - 1.0
+        cost = self._catching_up(best) / WORTH_SECONDS
+        if moved:  # what the model says is done at once
+            self._evidence = 0.0
+            if gain > JUMP + cost:
+                self._change(scores, best, f"{self._load.requests} requests in flight")
+        elif gain < LEAST_GAIN:
+            self._evidence = 0.0
+        elif self.experience.seen(best, self._load.requests, self._tick) >= 1.0 or self._mode.draft_tokens == 0:
+            self._evidence += gain * counts
+            if self._evidence >= GAIN + cost:
+                self._change(scores, best, f"{100 * gain:.0f} % more than {self._mode}")
 
     def _scores(self) -> Scores:
         """How the modes that are possible now compare, by laws fitted anew."""
@@ -371,6 +386,7 @@ class Chooser:
         if mode == self._mode:
             return
         self._mode, self._reason = mode, reason
+        self._cadence.stir()
         if mode.draft_tokens > 0:
             self._looks.forget(self._bucket)
         self._changes += 1

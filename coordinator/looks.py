@@ -14,11 +14,11 @@ class Looks:
 
     def __init__(self) -> None:
         self._rests: dict[int, int] = {}  # decisions until the next look after the last one, by bucket of loads
-        self._since: dict[int, int] = {}
+        self._since: dict[int, float] = {}
 
-    def decide(self, bucket: int) -> None:
-        """A decision was made at a load of that bucket: see `Experience.bucket`."""
-        self._since[bucket] = self._since.get(bucket, 0) + 1
+    def decide(self, bucket: int, counts: float = 1.0) -> None:
+        """A decision was made at a load of that bucket (see `Experience.bucket`), and counts for so many."""
+        self._since[bucket] = self._since.get(bucket, 0.0) + counts
 
     def due(self, bucket: int) -> bool:
         return self._since.get(bucket, 0) > self._rests.get(bucket, LEAST_REST)

@@ -19,6 +19,7 @@ class Trial:
 
     mode: Mode
     rate: float  # tokens a second that the usual mode gives
+    cycle_seconds: float  # of the usual mode
     narrow: bool = False
     settled: int = 0
     rounds: int = 0

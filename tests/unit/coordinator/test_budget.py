@@ -1,4 +1,4 @@
-"""The budget of trials: a few cycles once, then a share of the time."""
+"""The budget of trials: a few cycles of debt, paid off by a share of the time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.budget import ALLOWANCE, SETTLING_ROUNDS, SHARE, Budget
+from coordinator.budget import ALLOWANCE, LEAST, SAVED, SETTLING_ROUNDS, SHARE, Budget
 
 CYCLE = 0.1
 
@@ -20,6 +20,16 @@ def test_a_few_cycles_may_be_lost_at_once_and_a_share_of_the_time_later() -> Non
     assert not budget.allows(CYCLE)
     budget.serve(0.02 * ALLOWANCE * CYCLE / SHARE)
     assert budget.allows(CYCLE)
+
+
+def test_little_is_saved_of_what_is_not_needed() -> None:
+    budget = Budget()
+    budget.serve(1e6)
+    budget.end_trial(seconds=ALLOWANCE * CYCLE + 0.9 * SAVED, tokens=0.0, rate=100.0, lanes=1)
+    assert budget.allows(CYCLE)
+    budget.end_trial(seconds=0.2 * SAVED, tokens=0.0, rate=100.0, lanes=1)
+    assert not budget.allows(CYCLE)
+    assert budget.lost == pytest.approx(ALLOWANCE * CYCLE + 1.1 * SAVED)
 
 
 def test_a_trial_costs_what_the_usual_mode_would_have_saved() -> None:
@@ -41,3 +51,13 @@ def test_a_lucky_trial_is_no_credit(trials: list[tuple[float, float, float, int]
         budget.end_trial(seconds, tokens, rate, lanes)
         assert budget.lost == pytest.approx(max(0.0, before + seconds - tokens / rate))
         assert budget.lost >= 0.0
+
+
+def test_a_trial_counts_for_a_cycle_at_least() -> None:
+    """Modes that are as good as each other are not to be tried for ever."""
+    budget = Budget()
+    trials = 0
+    while budget.allows(CYCLE):
+        budget.end_trial(seconds=1.0, tokens=100.0, rate=100.0, lanes=1, cycle_seconds=CYCLE)
+        trials += 1
+    assert trials == pytest.approx(ALLOWANCE / LEAST, abs=2)

@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.choice import Mode
 from coordinator.chooser import Chooser
+from coordinator.scores import Scores
 from minedraft.generation import ChoiceInfo
 from tests.unit.coordinator import virtual_time
 from tests.unit.coordinator.timed import ClosedLoop, Devices
@@ -170,6 +171,45 @@ def test_a_change_of_load_is_answered_at_once() -> None:
     assert again.draft_tokens >= 3
 
 
+def test_modes_are_weighed_only_while_the_services_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never between two rounds, where both wait: not for a load that moves, nor for what a trial has shown."""
+    chooser = Chooser(ALL_LANES, ALL_DRAFTS)
+    between, weighed = [False], []
+
+    def watch(name: str) -> None:
+        call = getattr(chooser, name)
+
+        def watched(*args: object, **kinds: object) -> object:
+            between[0] = True
+            try:
+                return call(*args, **kinds)
+            finally:
+                between[0] = False
+
+        monkeypatch.setattr(chooser, name, watched)
+
+    scores = chooser._scores
+
+    def noted() -> Scores:
+        weighed.append(between[0])
+        return scores()
+
+    monkeypatch.setattr(chooser, "_scores", noted)
+    for name in ("begin", "end", "drafts", "judged"):
+        watch(name)
+
+    async def main() -> None:
+        async with ClosedLoop(linear(1, 10, 1.0), always(0.8), chooser, lanes=4) as loop:
+            for requests in (1, 48, 1):
+                loop.load(requests)
+                await loop.until(loop.tokens + 2000)
+
+    virtual_time.run(main())
+    assert len(weighed) > 20
+    assert chooser.describe().trials > 0
+    assert not any(weighed)
+
+
 def test_plain_decoding_that_was_first_seen_at_a_bad_moment_is_seen_again() -> None:
     """Something else takes the cores in just those rounds."""
     usual = linear(1.0, 4.0, 1.5)
@@ -191,7 +231,7 @@ def test_plain_decoding_that_was_first_seen_at_a_bad_moment_is_seen_again() -> N
 def test_drafts_are_not_taken_up_for_less_than_catching_up_costs(token: float, taken: bool) -> None:
     """For 16 requests none are worth it, for two they are, whose answers are long by then."""
     devices = Devices(
-        lambda _, passes, drafts, fed: (passes * 1.0 + max(fed - 32, 0) * token) * MS,
+        lambda _, passes, drafts, fed: (passes * 1.0 + max(fed - 2 * drafts, 0) * token) * MS,
         lambda _, tokens: (4.0 + max(tokens - 4, 0) * 0.3) * MS,
         0.5 * MS,
     )
@@ -208,12 +248,12 @@ def test_drafts_are_not_taken_up_for_less_than_catching_up_costs(token: float, t
         ) as loop:
             loop.load(16)
             await loop.until(16 * 1000)
-            before = chooser.mode
+            before = chooser._mode
             loop.load(2)
             while len(loop.admission.requests) > 2:
                 await loop.until(loop.tokens + 1)
             await loop.until(loop.tokens + 30)
-            return before, chooser.mode
+            return before, chooser._mode
 
     before, after = virtual_time.run(main())
     assert before.draft_tokens == 0
