@@ -33,7 +33,7 @@ class Budget:
         beforehand of what it will take, in seconds."""
         return self._debt + cost <= ALLOWANCE * cycle_seconds
 
-    def end_trial(self, seconds: float, tokens: float, rate: float, lanes: int, cycle_seconds: float = 0.0) -> None:
+    def end_trial(self, seconds: float, tokens: float, rate: float, lanes: int, cycle_seconds: float) -> None:
         """A trial of so many lanes is over; before it, `rate` tokens came in a second.
 
         It counts for LEAST cycles of the usual mode at least, whatever it brought: the rounds around it are not what

@@ -14,7 +14,7 @@ CYCLE = 0.1
 def test_a_few_cycles_may_be_lost_at_once_and_a_share_of_the_time_later() -> None:
     budget = Budget()
     assert budget.allows(CYCLE)
-    budget.end_trial(seconds=1.5 * ALLOWANCE * CYCLE, tokens=0.0, rate=100.0, lanes=1)
+    budget.end_trial(seconds=1.5 * ALLOWANCE * CYCLE, tokens=0.0, rate=100.0, lanes=1, cycle_seconds=0.0)
     assert not budget.allows(CYCLE)
     budget.serve(0.49 * ALLOWANCE * CYCLE / SHARE)
     assert not budget.allows(CYCLE)
@@ -25,16 +25,16 @@ def test_a_few_cycles_may_be_lost_at_once_and_a_share_of_the_time_later() -> Non
 def test_little_is_saved_of_what_is_not_needed() -> None:
     budget = Budget()
     budget.serve(1e6)
-    budget.end_trial(seconds=ALLOWANCE * CYCLE + 0.9 * SAVED, tokens=0.0, rate=100.0, lanes=1)
+    budget.end_trial(seconds=ALLOWANCE * CYCLE + 0.9 * SAVED, tokens=0.0, rate=100.0, lanes=1, cycle_seconds=0.0)
     assert budget.allows(CYCLE)
-    budget.end_trial(seconds=0.2 * SAVED, tokens=0.0, rate=100.0, lanes=1)
+    budget.end_trial(seconds=0.2 * SAVED, tokens=0.0, rate=100.0, lanes=1, cycle_seconds=0.0)
     assert not budget.allows(CYCLE)
     assert budget.lost == pytest.approx(ALLOWANCE * CYCLE + 1.1 * SAVED)
 
 
 def test_a_trial_costs_what_the_usual_mode_would_have_saved() -> None:
     budget = Budget()
-    budget.end_trial(seconds=1.0, tokens=60.0, rate=100.0, lanes=2)
+    budget.end_trial(seconds=1.0, tokens=60.0, rate=100.0, lanes=2, cycle_seconds=0.0)
     assert budget.lost == pytest.approx(0.4)
     for _ in range(SETTLING_ROUNDS * 2):
         budget.end_round(seconds=0.1, tokens=5.0)  # 5 tokens take 0.05 s by the usual mode
@@ -48,7 +48,7 @@ def test_a_lucky_trial_is_no_credit(trials: list[tuple[float, float, float, int]
     budget = Budget()
     for seconds, tokens, rate, lanes in trials:
         before = budget.lost
-        budget.end_trial(seconds, tokens, rate, lanes)
+        budget.end_trial(seconds, tokens, rate, lanes, 0.0)
         assert budget.lost == pytest.approx(max(0.0, before + seconds - tokens / rate))
         assert budget.lost >= 0.0
 
