@@ -1,7 +1,7 @@
 """From how many tokens on torch computes a pass faster than the native kernels. Tried at start-up, where it may be so.
 
-CPUs with bfloat16 instructions multiply many rows faster by oneDNN, which uses them; the native kernels do not, and are
-faster for few rows anywhere. The trial is one layer, which takes milliseconds.
+CPUs with matrix instructions multiply many rows faster by oneDNN, which uses them; the native kernels do not, and are
+faster for few rows anywhere. The trial is the model's first layer, attention included, which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 from minedraft.kv.store import KVStore
 from minedraft.model.llama import LlamaModel
 from minedraft.model.native import NativeLlama
-from minedraft.model.ragged import Segment, assemble
+from minedraft.model.ragged import RaggedBatch, Segment, assemble
 from minedraft.native.binding import Kernels, Kind
 
 SIZES: Final = (8, 16, 32, 64, 128)  # tokens of a pass
-CLEARLY: Final = 0.85  # of the native kernels' time: torch does more than the products that are tried
+CLEARLY: Final = 0.85  # of the native kernels' time: a second copy of the weights must be worth it
 REPEATS: Final = 4  # the shortest counts
 
 Work = Callable[[int], object]  # a pass of so many tokens
@@ -54,17 +54,26 @@ def timed(work: Work) -> Seconds:
     return seconds
 
 
-def one_layer(model: LlamaModel, kernels: Kernels, kind: Kind, threads: int) -> Work:
-    """A pass of the model's first layer by the native kernels, over that many tokens of one sequence."""
+def native_layer(model: LlamaModel, kernels: Kernels, kind: Kind, threads: int) -> Work:
+    """The model's first layer by the native kernels, over that many tokens of one sequence."""
     weights = model.weights()
     head, _ = weights.head
     small = replace(weights, layers=weights.layers[:1], head=(head[: kind.block], None))
-    runner = NativeLlama(small, kernels, kind, threads=threads)
-    store = KVStore(
+    runner, store = NativeLlama(small, kernels, kind, threads=threads), _store_for(model)
+    return lambda tokens: runner.forward(_batch_of(tokens), store)
+
+
+def torch_layer(model: LlamaModel) -> Work:
+    """The same by torch."""
+    store = _store_for(model)
+    return lambda tokens: model.first_layer(_batch_of(tokens), store)
+
+
+def _batch_of(tokens: int) -> RaggedBatch:
+    return assemble([Segment([0] * tokens, 0, np.arange(tokens), 1)])
+
+
+def _store_for(model: LlamaModel) -> KVStore:
+    return KVStore(
         1, model.kv_heads, model.head_dim, num_blocks=1, block_size=max(SIZES), dtype=model.dtype, device=model.device
     )
-
-    def run(tokens: int) -> None:
-        runner.forward(assemble([Segment([0] * tokens, 0, np.arange(tokens), 1)]), store)
-
-    return run

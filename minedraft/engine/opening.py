@@ -156,11 +156,11 @@ def _go_native(model: LlamaModel, choice: Choice, kernels: str, *, int8: bool, s
 
 def _share_with_torch(model: LlamaModel, made: NativeLlama, kernels: Kernels, kind: Kind) -> None:
     """Leave long passes to torch, on a CPU where it computes them faster. It packs a copy of the weights for that."""
-    ours = crossover.timed(crossover.one_layer(model, kernels, kind, torch.get_num_threads()))
-    if not crossover.native_limit(ours, crossover.timed(model.first_products())):
+    ours = crossover.timed(crossover.native_layer(model, kernels, kind, torch.get_num_threads()))
+    if not crossover.native_limit(ours, crossover.timed(crossover.torch_layer(model))):
         return
     layers = model.replace_linears(pack_linears)
-    if limit := crossover.native_limit(ours, crossover.timed(model.first_products())):
+    if limit := crossover.native_limit(ours, crossover.timed(crossover.torch_layer(model))):
         model.use_native(made, limit)
         structlog.get_logger().info("long passes are computed by torch", from_tokens=limit + 1, packed_layers=layers)
 

@@ -129,19 +129,14 @@ class LlamaModel(HFModel):
             return super().forward(batch, store)
         return self._native.forward(batch, store)
 
-    def first_products(self) -> Callable[[int], None]:
-        """The products of the first layer by torch, over that many tokens of zeros: to see how long they take."""
-        layer = self._layers[0]
-        hidden = len(layer.before_attention.weight)
-        heads, inner = (self._rotated - self.kv_heads) * self.head_dim, self.module.config.intermediate_size
-        parts = ((layer.qkv, hidden), (layer.out, heads), (layer.gate_up, hidden), (layer.down, inner))
-
-        @torch.inference_mode()
-        def multiply(tokens: int) -> None:
-            for part, columns in parts:
-                part(torch.zeros(tokens, columns, dtype=self.dtype, device=self.device))
-
-        return multiply
+    @torch.inference_mode()
+    def first_layer(self, batch: RaggedBatch, store: KVStore) -> None:
+        """The first layer of a pass by torch, for nothing: to see how long it takes."""
+        token_ids, positions, slots, _ = self._stager.send(
+            batch.token_ids, batch.positions, batch.slots, batch.logit_rows
+        )
+        plan = self._backend.plan(batch, group_size=self._group_size, dtype=self.dtype, device=self.device)
+        self._compute_layer(0, self._embed(token_ids), *self._turns(positions), slots, plan, store)
 
     @property
     def _head(self) -> nn.Module:
@@ -164,16 +159,28 @@ class LlamaModel(HFModel):
     ) -> Tensor:
         """See `HFModel.compute`."""
         x: Tensor = self._embed(token_ids)  # [T, H]
-        cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)  # [T, 1, D]
-        for layer, keys, values in zip(self._layers, store.keys, store.values, strict=True):
-            y = layer.before_attention(x)
-            x = x + layer.out(self._attend(layer, y, cos, sin, keys, values, slots, plan))
-            y = layer.before_mlp(x)
-            gate, up = layer.gate_up(y).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate).mul_(up))
+        cos, sin = self._turns(positions)
+        for number in range(len(self._layers)):
+            x = self._compute_layer(number, x, cos, sin, slots, plan, store)
         x = x[rows]
         logits: Tensor = self._head(self._norm(x))
         return logits
+
+    def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines, [T, 1, D] each."""
+        return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
+
+    def _compute_layer(
+        self, number: int, x: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, plan: AttentionPlan, store: KVStore
+    ) -> Tensor:
+        """[T, H] -> [T, H]"""
+        layer = self._layers[number]
+        y = layer.before_attention(x)
+        x = x + layer.out(self._attend(layer, y, cos, sin, store.keys[number], store.values[number], slots, plan))
+        y = layer.before_mlp(x)
+        gate, up = layer.gate_up(y).chunk(2, dim=-1)
+        x = x + layer.down(F.silu(gate).mul_(up))
+        return x
 
     def _attend(
         self, layer: Layer, y: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor,

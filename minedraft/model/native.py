@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from minedraft.kv.store import KVStore
 from minedraft.model.ragged import RaggedBatch
@@ -161,6 +162,8 @@ class NativeLlama:
         if self._int8:
             rounded, scale = quantize(weight, self.kind.width)
             weights, scales = self._keep(rounded), self._keep(scale)
+        elif self.kind.panel:
+            weights = self._keep(in_panels(weight, self.kind.panel))
         else:
             weights = self._keep(weight)
         return Matrix(weights, scales, None if bias is None else self._keep(bias.float()), rows, columns)
@@ -181,6 +184,16 @@ def quantize(weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
     rounded = (exact / scales[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
     words = rounded.view(len(weight), -1, 2, width, 2).transpose(2, 3)
     return words.reshape(weight.shape).contiguous(), scales
+
+
+def in_panels(weight: Tensor, panel: int) -> Tensor:
+    """A bfloat16 matrix [rows, columns] in the order that dots.h reads: [panels, columns / 2, panel rows, 2].
+
+    The last panel is filled up with zeros.
+    """
+    rows, columns = weight.shape
+    filled = functional.pad(weight.detach(), (0, 0, 0, -rows % panel))
+    return filled.view(-1, panel, columns // 2, 2).transpose(1, 2).contiguous()
 
 
 def _matrices(layer: LayerWeights) -> list[tuple[Tensor, Tensor | None]]:

@@ -3,11 +3,12 @@
 constexpr int TOGETHER = MOST_ROWS;  // queries that read K and V together
 constexpr int64_t SLOTS_AHEAD = 16;  // that K and V are fetched before they are needed
 
-// Some queries of one KV head of a sequence, in order of position.
+// Some queries of one KV head of a sequence, in order of position. What comes out is multiplied with such weights.
+template <class Weight>
 struct Queries {
   const float* q;          // [count, D], rotated and scaled, split order
   const int64_t* lengths;  // [count] tokens of the context that each sees, never falling
-  float* const* out;       // [count] -> [D], split order
+  Number<Weight>* const* out;  // [count] -> [D], operands
   int64_t count, head_dim;
   float* scores;  // room for `count` rows of the last length, rounded up to whole vectors
 };
@@ -32,8 +33,8 @@ INLINE void fetch_after(const Context& context, int64_t j, int64_t length, int64
   else if (after < length) fetch(context.values + context.slots[after] * context.pitch, count);
 }
 
-template <int ROWS, int N>
-INLINE void some_scores(const Queries& some, const Context& context, int64_t j, int64_t room) {
+template <int ROWS, int N, class Weight>
+INLINE void some_scores(const Queries<Weight>& some, const Context& context, int64_t j, int64_t room) {
   const uint16_t* rows[N];
   for (int i = 0; i < N; i++) rows[i] = context.keys + context.slots[j + i] * context.pitch;
   for (int i = 0; i < N; i++) fetch_after(context, j + i, some.lengths[ROWS - 1], some.head_dim);
@@ -63,8 +64,8 @@ INLINE float weigh(float* scores, int64_t length, int64_t room) {
 }
 
 // Blocks of a head's dimensions from `from`, summed over the context.
-template <int ROWS, int BLOCKS>
-INLINE void blend(const Queries& some, const Context& context, int64_t from, int64_t room, const float* scales) {
+template <int ROWS, int BLOCKS, class Weight>
+INLINE void blend(const Queries<Weight>& some, const Context& context, int64_t from, int64_t room, const float* scales) {
   Floats sums[ROWS][2 * BLOCKS] = {};
   const int64_t length = some.lengths[ROWS - 1];
   for (int64_t j = 0; j < length; j++) {
@@ -83,11 +84,12 @@ INLINE void blend(const Queries& some, const Context& context, int64_t from, int
     }
   }
   for (int t = 0; t < ROWS; t++)
-    for (int i = 0; i < 2 * BLOCKS; i++) store(some.out[t] + from + i * WIDTH, sums[t][i] * scales[t]);
+    for (int b = 0; b < BLOCKS; b++)
+      Operands<Weight>::put_split(some.out[t] + from + b * BLOCK, sums[t][2 * b] * scales[t], sums[t][2 * b + 1] * scales[t]);
 }
 
-template <int ROWS>
-void attend_together(const Queries& some, const Context& context) {
+template <int ROWS, class Weight>
+void attend_together(const Queries<Weight>& some, const Context& context) {
   constexpr int N = beside(ROWS), BLOCKS = ROWS <= 3 ? 2 : 1;
   const int64_t longest = some.lengths[ROWS - 1];
   const int64_t room = (longest + WIDTH - 1) / WIDTH * WIDTH;
@@ -101,9 +103,10 @@ void attend_together(const Queries& some, const Context& context) {
   for (; d < some.head_dim; d += BLOCK) blend<ROWS, 1>(some, context, d, room, scales);
 }
 
-void attend(const Queries& some, const Context& context) {
-  using Together = void (*)(const Queries&, const Context&);
-  static constexpr Together BY_ROWS[] = {attend_together<1>, attend_together<2>, attend_together<3>,
-                                         attend_together<4>, attend_together<5>, attend_together<6>};
+template <class Weight>
+void attend(const Queries<Weight>& some, const Context& context) {
+  using Together = void (*)(const Queries<Weight>&, const Context&);
+  static constexpr Together BY_ROWS[] = {attend_together<1, Weight>, attend_together<2, Weight>, attend_together<3, Weight>,
+                                         attend_together<4, Weight>, attend_together<5, Weight>, attend_together<6, Weight>};
   BY_ROWS[some.count - 1](some, context);
 }

@@ -8,6 +8,7 @@
 #pragma GCC target("avx2,fma,bmi2")
 #endif
 #define WIDTH 8
+#define DOTS 0
 #define SPACE avx2
 #include "kernels.h"
 #if defined(__clang__)

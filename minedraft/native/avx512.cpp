@@ -10,6 +10,7 @@
 #endif
 #endif
 #define WIDTH 16
+#define DOTS 0
 #define SPACE avx512
 #include "kernels.h"
 #if defined(__clang__) && !defined(LOWERED)

@@ -64,8 +64,9 @@ class Batch(Structure):
 class Kind:
     """An instruction set that the kernels were compiled for and this CPU has."""
 
-    name: str  # avx512, avx2 or plain
+    name: str  # avx512_bf16, avx512, avx2 or plain
     width: int  # floats in a vector
+    panel: int = 0  # rows in a panel of bfloat16 weights, 0: they lie row by row
 
     @property
     def block(self) -> int:
@@ -81,13 +82,16 @@ class Kernels:
         self._library = library = ctypes.CDLL(str(path))
         library.md_kind.restype, library.md_kind.argtypes = c_char_p, [c_int32]
         library.md_width.restype, library.md_width.argtypes = c_int32, [c_char_p]
+        library.md_panel.restype, library.md_panel.argtypes = c_int32, [c_char_p]
         library.md_open.restype, library.md_open.argtypes = c_void_p, [POINTER(Model), c_char_p, c_int32]
         library.md_run.restype, library.md_run.argtypes = c_int32, [c_void_p, POINTER(Batch)]
         library.md_close.restype, library.md_close.argtypes = None, [c_void_p]
         names: list[bytes] = []
         while name := library.md_kind(len(names)):
             names.append(name)
-        self.kinds: tuple[Kind, ...] = tuple(Kind(name.decode(), library.md_width(name)) for name in names)
+        self.kinds: tuple[Kind, ...] = tuple(
+            Kind(name.decode(), library.md_width(name), library.md_panel(name)) for name in names
+        )
         """From the widest to the narrowest."""
 
     def open(self, model: Model, kind: Kind, threads: int) -> Runner:

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "pass.h"
@@ -28,34 +29,6 @@ class Runner {
  public:
   virtual ~Runner() = default;
   virtual void run(const MdBatch& batch) = 0;  // throws std::bad_alloc before anything is written
-};
-
-// Floats that begin at a cache line, so that no vector lies in two.
-class Numbers {
- public:
-  Numbers() = default;
-  Numbers(Numbers&& other) noexcept : first_(other.first_), size_(other.size_) { other.first_ = nullptr; }
-  Numbers(const Numbers&) = delete;
-  Numbers& operator=(const Numbers&) = delete;
-  ~Numbers() { ::operator delete[](first_, LINE); }
-
-  float* data() { return first_; }
-  float& operator[](int64_t i) { return first_[i]; }
-
-  // Room for that many; what was there is lost. Throws std::bad_alloc.
-  void make_room(int64_t size) {
-    if (size <= size_) return;
-    ::operator delete[](first_, LINE);
-    first_ = nullptr;
-    size_ = 0;
-    first_ = static_cast<float*>(::operator new[](sizeof(float) * (size + size / 2), LINE));
-    size_ = size + size / 2;
-  }
-
- private:
-  static constexpr std::align_val_t LINE{64};
-  float* first_ = nullptr;
-  int64_t size_ = 0;
 };
 
 }  // namespace minedraft

@@ -1,8 +1,13 @@
 // All that is compiled once for each instruction set, in the namespace SPACE. No include guard.
 namespace minedraft {
 namespace SPACE {
+#include "numbers.h"
 #include "vectors.h"
+#include "operands.h"
 #include "product.h"
+#if DOTS
+#include "dots.h"
+#endif
 #include "attention.h"
 #include "llama.h"
 }  // namespace SPACE

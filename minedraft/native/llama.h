@@ -3,14 +3,15 @@
 // In every phase members take rows of weights, tokens or work items until none is left; they meet between phases.
 // What a token's numbers are does not depend on the other tokens of the pass, nor on the number of members.
 
+template <class Weight>
 struct Scratch {  // T rows each, kept from pass to pass
-  Numbers x;         // [T, H] the residual stream
-  Numbers y;         // [max(T, R), H] normed, split order
-  Numbers qkv;       // [T, (N + 2M) D]; queries are rotated, scaled and put into split order in place
-  Numbers attended;  // [T, N D] split order
-  Numbers gate_up;   // [T, 2I]
-  Numbers inner;     // [T, I] split order
-  std::vector<Numbers> scores;  // a member each
+  Numbers<float> x;                  // [T, H] the residual stream
+  Numbers<Number<Weight>> y;         // [max(T, R), H] normed, operands
+  Numbers<float> qkv;                // [T, (N + 2M) D]; queries are rotated, scaled and put into split order in place
+  Numbers<Number<Weight>> attended;  // [T, N D] operands
+  Numbers<float> gate_up;            // [T, 2I]
+  Numbers<Number<Weight>> inner;     // [T, I] operands
+  std::vector<Numbers<float>> scores;  // a member each
 };
 
 struct Item {  // queries of one KV head of a sequence that attend together
@@ -18,9 +19,10 @@ struct Item {  // queries of one KV head of a sequence that attend together
   int64_t kv_head, first, count;  // first: place among the sequence's queries of that head
 };
 
+template <class Weight>
 class Pass {
  public:
-  Pass(const MdModel& model, const MdBatch& batch, Scratch& scratch, Team& team)
+  Pass(const MdModel& model, const MdBatch& batch, Scratch<Weight>& scratch, Team& team)
       : m_(model), b_(batch), s_(scratch), team_(team), group_(model.heads / model.kv_heads) {
     const int64_t t = batch.tokens;
     s_.x.make_room(t * m_.hidden);
@@ -81,7 +83,7 @@ class Pass {
   // RMS norm of one row of x, into row `to` of y.
   void norm_row(const float* weight, int64_t row, int64_t to) {
     const float* x = &s_.x[row * m_.hidden];
-    float* y = &s_.y[to * m_.hidden];
+    Number<Weight>* y = &s_.y[to * m_.hidden];
     Floats squares = {};
     for (int64_t i = 0; i < m_.hidden; i += WIDTH) {
       const Floats v = load<Floats>(x + i);
@@ -89,8 +91,8 @@ class Pass {
     }
     const float scale = 1.0f / __builtin_sqrtf(sum(squares) / (float)m_.hidden + m_.eps);
     for (int64_t i = 0; i < m_.hidden; i += BLOCK)
-      store_split(y + i, load<Floats>(x + i) * scale * load<Floats>(weight + i),
-                  load<Floats>(x + i + WIDTH) * scale * load<Floats>(weight + i + WIDTH));
+      Operands<Weight>::put(y + i, load<Floats>(x + i) * scale * load<Floats>(weight + i),
+                            load<Floats>(x + i + WIDTH) * scale * load<Floats>(weight + i + WIDTH));
   }
 
   void norm(const float* weight) {
@@ -103,7 +105,7 @@ class Pass {
   void project(const MdLayer& layer, int64_t l) {
     const int64_t d = m_.head_dim;
     shared(layer.qkv.rows, d, [&](int64_t from, int64_t to) {
-      multiply(s_.y.data(), b_.tokens, layer.qkv, from, to, {s_.qkv.data(), layer.qkv.rows, false});
+      multiply<Weight>(s_.y.data(), b_.tokens, layer.qkv, from, to, {s_.qkv.data(), layer.qkv.rows, false});
       for (int64_t t = 0; t < b_.tokens; t++)
         for (int64_t head = from / d; head < to / d; head++) place(t, head, l);
     });
@@ -140,7 +142,7 @@ class Pass {
     const int64_t d = m_.head_dim;
     int64_t lengths[TOGETHER];
     alignas(64) float q[TOGETHER * MOST_DIM];
-    float* out[TOGETHER];
+    Number<Weight>* out[TOGETHER];
     for (int64_t i = 0; i < item.count; i++) {
       const int64_t query = item.first + i, t = item.start + query / group_;
       const int64_t head = item.kv_head * group_ + query % group_;
@@ -148,15 +150,15 @@ class Pass {
       out[i] = &s_.attended[(t * m_.heads + head) * d];
       lengths[i] = b_.positions[t] + 1;
     }
-    const Queries some{q, lengths, out, item.count, d, s_.scores[member].data()};
+    const Queries<Weight> some{q, lengths, out, item.count, d, s_.scores[member].data()};
     const int64_t from = item.kv_head * d;
     attend(some, {b_.keys[l] + from, b_.values[l] + from, m_.kv_heads * d, b_.kv_slots[item.sequence]});
   }
 
-  // x += matrix times the rows of `from`, which are in split order.
-  void residual(const MdMatrix& matrix, const float* rows) {
+  // x += matrix times the rows.
+  void residual(const MdMatrix& matrix, const Number<Weight>* rows) {
     shared(matrix.rows, GROUP, [&](int64_t from, int64_t to) {
-      multiply(rows, b_.tokens, matrix, from, to, {s_.x.data(), m_.hidden, true});
+      multiply<Weight>(rows, b_.tokens, matrix, from, to, {s_.x.data(), m_.hidden, true});
     });
   }
 
@@ -166,11 +168,12 @@ class Pass {
     float* const gate_up = s_.gate_up.data();
     shared(inner, GROUP < BLOCK ? BLOCK : GROUP, [&](int64_t from, int64_t to) {
       const Target target{gate_up, both, false};
-      multiply(s_.y.data(), b_.tokens, layer.gate_up, from, to, target);
-      multiply(s_.y.data(), b_.tokens, layer.gate_up, inner + from, inner + to, target);
+      multiply<Weight>(s_.y.data(), b_.tokens, layer.gate_up, from, to, target);
+      multiply<Weight>(s_.y.data(), b_.tokens, layer.gate_up, inner + from, inner + to, target);
       for (int64_t t = 0; t < b_.tokens; t++)
         for (int64_t i = from; i < to; i += BLOCK)
-          store_split(&s_.inner[t * inner + i], gated(gate_up + t * both + i), gated(gate_up + t * both + i + WIDTH));
+          Operands<Weight>::put(&s_.inner[t * inner + i], gated(gate_up + t * both + i),
+                                gated(gate_up + t * both + i + WIDTH));
     });
   }
 
@@ -185,18 +188,19 @@ class Pass {
       for (int64_t r = from; r < to; r++) norm_row(m_.norm, b_.logit_rows[r], r);
     });
     shared(m_.head.rows, GROUP, [&](int64_t from, int64_t to) {
-      multiply(s_.y.data(), b_.rows, m_.head, from, to, {b_.logits, m_.head.rows, false});
+      multiply<Weight>(s_.y.data(), b_.rows, m_.head, from, to, {b_.logits, m_.head.rows, false});
     });
   }
 
   const MdModel& m_;
   const MdBatch& b_;
-  Scratch& s_;
+  Scratch<Weight>& s_;
   Team& team_;
   const int64_t group_;
   std::vector<Item> items_;
 };
 
+template <class Weight>
 class Llama final : public Runner {
  public:
   Llama(const MdModel& model, int threads) : model_(model), layers_(model.layer, model.layer + model.layers), team_(threads) {
@@ -204,7 +208,7 @@ class Llama final : public Runner {
   }
 
   void run(const MdBatch& batch) override {
-    Pass pass(model_, batch, scratch_, team_);
+    Pass<Weight> pass(model_, batch, scratch_, team_);
     team_.run([&](int member) { pass(member); });
   }
 
@@ -212,7 +216,10 @@ class Llama final : public Runner {
   MdModel model_;
   std::vector<MdLayer> layers_;
   Team team_;
-  Scratch scratch_;
+  Scratch<Weight> scratch_;
 };
 
-Runner* make(const MdModel& model, int threads) { return new Llama(model, threads); }
+Runner* make(const MdModel& model, int threads) {
+  if (model.head.scales) return new Llama<int8_t>(model, threads);
+  return new Llama<uint16_t>(model, threads);
+}

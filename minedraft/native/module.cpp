@@ -14,6 +14,9 @@ Runner* make(const MdModel&, int);
 namespace avx512 {
 Runner* make(const MdModel&, int);
 }
+namespace avx512_bf16 {
+Runner* make(const MdModel&, int);
+}
 #endif
 
 namespace {
@@ -21,6 +24,7 @@ namespace {
 struct Kind {
   const char* name;
   int width;
+  int panel;
   Runner* (*make)(const MdModel&, int);
 };
 
@@ -31,15 +35,17 @@ std::vector<Kind> kinds() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #ifdef LOWERED
-  found.push_back({"avx512", 16, avx512::make});
+  const bool avx512 = true, bf16 = true;
 #else
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    found.push_back({"avx512", 16, avx512::make});
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
-  if (avx2) found.push_back({"avx2", 8, avx2::make});
+  if (bf16) found.push_back({"avx512_bf16", 16, 16, avx512_bf16::make});
+  if (avx512) found.push_back({"avx512", 16, 0, avx512::make});
+  if (avx2) found.push_back({"avx2", 8, 0, avx2::make});
 #endif
-  found.push_back({"plain", 4, plain::make});
+  found.push_back({"plain", 4, 0, plain::make});
   return found;
 }
 
@@ -58,6 +64,13 @@ EXPORT const char* md_kind(int32_t i) {
 EXPORT int32_t md_width(const char* name) {
   for (const auto& kind : minedraft::kinds())
     if (!std::strcmp(kind.name, name)) return kind.width;
+  return 0;
+}
+
+// Rows in a panel of its bfloat16 weights (dots.h), 0 where they lie row by row.
+EXPORT int32_t md_panel(const char* name) {
+  for (const auto& kind : minedraft::kinds())
+    if (!std::strcmp(kind.name, name)) return kind.panel;
   return 0;
 }
 

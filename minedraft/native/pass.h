@@ -8,8 +8,8 @@
 
 extern "C" {
 
-// A matrix [rows, columns], row by row: bfloat16 where `scales` is null, else 8-bit integers in the order that `Packed`
-// in vectors.h reads, with one scale a row.
+// A matrix [rows, columns]: bfloat16 where `scales` is null, row by row or in panels (md_panel); else 8-bit integers, row by
+// row in the order that `Packed` in vectors.h reads, with one scale a row. All matrices of a model are of one sort.
 struct MdMatrix {
   const void* weights;
   const float* scales;  // [rows] or null

@@ -2,5 +2,6 @@
 #include "common.h"
 
 #define WIDTH 4
+#define DOTS 0
 #define SPACE plain
 #include "kernels.h"

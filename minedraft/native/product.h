@@ -1,4 +1,4 @@
-// Products of a few rows with many weights: out[t][n] = sum over k of x[t][k] * w[n][k].
+// Products of a few rows with many weights, row by row: out[t][n] = sum over k of x[t][k] * w[n][k].
 //
 // The weights are read once, as they lie, and widened in registers. Every (t, n) sums over k in the same order whatever
 // t, n and the number of rows are, so that a row's result does not depend on what shares its pass.
@@ -10,7 +10,7 @@ constexpr int64_t ROWS_AT_ONCE = 48;  // so that these rows stay in the second c
 constexpr int64_t TILES_AHEAD = 2;  // that weights are fetched before they are needed
 
 // How many weight rows a tile takes for that many rows: accumulators and operands fill the registers.
-constexpr int beside(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
+constexpr int beside(int rows) { return rows == 1 ? 8 : rows <= 3 || WIDTH == 16 ? 4 : 2; }
 
 // Adds ROWS rows times N weight rows, each given by a pointer, over all `columns`. `x` in split order, rows end to end. Where
 // the weights are COLD, not in a cache yet, those that lie `ahead` further on are fetched meanwhile: the next tiles'
@@ -143,8 +143,15 @@ void rows_by_group(const float* x, const MdMatrix& m, int64_t at, int64_t count,
   strip<ROWS, 1, false, Weight>(x, m, at, count, target);
 }
 
+// How many of the rows [t, last) to take next: as few times as `most` allows, and about as many each time.
+INLINE int64_t strip_from(int64_t t, int64_t last, int64_t most) {
+  const int64_t strips = (last - t + most - 1) / most;
+  return (last - t + strips - 1) / strips;
+}
+
+// `count` rows of operands, end to end, times weight rows [from, to) of a matrix, with its scales and bias.
 template <class Weight>
-void rows_by_weights(const float* x, int64_t count, const MdMatrix& m, int64_t from, int64_t to, const Target& target) {
+void multiply(const Number<Weight>* x, int64_t count, const MdMatrix& m, int64_t from, int64_t to, const Target& target) {
   using Group = void (*)(const float*, const MdMatrix&, int64_t, int64_t, bool, const Target&);
   static constexpr Group BY_ROWS[] = {rows_by_group<1, Weight>, rows_by_group<2, Weight>, rows_by_group<3, Weight>,
                                       rows_by_group<4, Weight>, rows_by_group<5, Weight>, rows_by_group<6, Weight>};
@@ -152,19 +159,11 @@ void rows_by_weights(const float* x, int64_t count, const MdMatrix& m, int64_t f
     const int64_t last = first + ROWS_AT_ONCE < count ? first + ROWS_AT_ONCE : count;
     for (int64_t n = from; n < to; n += GROUP) {
       const int64_t some = n + GROUP < to ? GROUP : to - n;
-      for (int64_t t = first; t < last;) {
-        const int64_t strips = (last - t + MOST_ROWS - 1) / MOST_ROWS;
-        const int64_t rows = (last - t + strips - 1) / strips;
+      for (int64_t t = first, rows; t < last; t += rows) {
+        rows = strip_from(t, last, MOST_ROWS);
         const Target here{target.out + t * target.stride, target.stride, target.add};
         BY_ROWS[rows - 1](x + t * m.columns, m, n, some, t == first, here);
-        t += rows;
       }
     }
   }
-}
-
-// `count` rows in split order, end to end, times weight rows [from, to) of a matrix, with its scales and bias.
-void multiply(const float* x, int64_t count, const MdMatrix& m, int64_t from, int64_t to, const Target& target) {
-  if (m.scales) rows_by_weights<int8_t>(x, count, m, from, to, target);
-  else rows_by_weights<uint16_t>(x, count, m, from, to, target);
 }

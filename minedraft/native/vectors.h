@@ -26,10 +26,11 @@ INLINE void store(T* to, const V& v) {
 INLINE Floats all(float x) { return x - Floats{}; }
 
 // The same vector, of which the compiler knows nothing: it keeps it in a register, where it would otherwise read it from
-// memory again each time that it is used, and makes it before whatever is held after it. Longer vectors are left alone:
-// where there are any, there are enough registers.
+// memory again each time that it is used, and makes it before whatever is held after it.
 INLINE Floats held(Floats vector) {
-#if WIDTH <= 8 && defined(__x86_64__)
+#if WIDTH == 16 && !defined(LOWERED)
+  asm volatile("" : "+v"(vector));
+#elif WIDTH <= 8 && defined(__x86_64__)
   asm volatile("" : "+x"(vector));
 #elif WIDTH == 4 && defined(__aarch64__)
   asm volatile("" : "+w"(vector));
@@ -84,14 +85,18 @@ INLINE uint16_t narrow(float x) {
 #define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #endif
 
-// A block in natural order, a then b, put into split order.
-INLINE void store_split(float* to, const Floats& a, const Floats& b) {
-  store(to, (Floats)__builtin_shufflevector(a, b, EVEN));
-  store(to + WIDTH, (Floats)__builtin_shufflevector(a, b, ODD));
-}
+// Of a block in natural order, a then b: what is at even places, and at odd ones.
+INLINE Floats evens_of(const Floats& a, const Floats& b) { return __builtin_shufflevector(a, b, EVEN); }
+INLINE Floats odds_of(const Floats& a, const Floats& b) { return __builtin_shufflevector(a, b, ODD); }
 
 #undef EVEN
 #undef ODD
+
+// The same block put into split order.
+INLINE void store_split(float* to, const Floats& a, const Floats& b) {
+  store(to, evens_of(a, b));
+  store(to + WIDTH, odds_of(a, b));
+}
 
 // Where place i of a row lies in split order.
 INLINE int64_t split_place(int64_t i) {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minedraft.engine import crossover, opening
-from minedraft.engine.crossover import SIZES, native_limit, one_layer
+from minedraft.engine.crossover import SIZES, native_layer, native_limit, torch_layer
 from minedraft.engine.opening import open_model
 from minedraft.model.llama import LlamaModel
 from tests.models import tiny_llama
@@ -35,7 +35,7 @@ def test_torch_must_win_clearly() -> None:
 
 def test_a_layer_runs_at_every_size() -> None:
     model = rounded()
-    native, by_torch = one_layer(model, KERNELS, KERNELS.kinds[0], 1), model.first_products()
+    native, by_torch = native_layer(model, KERNELS, KERNELS.kinds[0], 1), torch_layer(model)
     for size in SIZES:
         native(size)
         by_torch(size)
@@ -62,7 +62,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> 
     monkeypatch.setattr(opening, "pack_linears", lambda linears: 9)
 
     def timed(work: crossover.Work) -> crossover.Seconds:
-        is_native = work.__qualname__.startswith("one_layer")
+        is_native = work.__qualname__.startswith("native_layer")
         return lambda size: 1.0 if is_native else 24.0 / size
 
     monkeypatch.setattr(crossover, "timed", timed)
