@@ -179,8 +179,8 @@ class LlamaModel(HFModel):
         x = x + layer.out(self._attend(layer, y, cos, sin, store.keys[number], store.values[number], slots, plan))
         y = layer.before_mlp(x)
         gate, up = layer.gate_up(y).chunk(2, dim=-1)
-        x = x + layer.down(F.silu(gate).mul_(up))
-        return x
+        output: Tensor = x + layer.down(F.silu(gate).mul_(up))
+        return output
 
     def _attend(
         self, layer: Layer, y: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor,
