@@ -1,6 +1,7 @@
 """A Llama on the native kernels: its weights where they are, and the whole pass in one call (`minedraft.native`).
 
 Weights are bfloat16, or rounded to 8 bits with one scale a row; activations and softmax are float32, K and V bfloat16.
+On CPUs with dot instructions what multiplies weights is rounded as they are, 8 bits with one scale for 32 numbers.
 Every token's numbers are the same bits whatever shares its pass and however many threads compute it.
 """
 
@@ -160,12 +161,9 @@ class NativeLlama:
         rows, columns = weight.shape
         scales: int | None = None
         if self._int8:
-            rounded, scale = quantize(weight, self.kind.width)
-            weights, scales = self._keep(rounded), self._keep(scale)
-        elif self.kind.panel:
-            weights = self._keep(in_panels(weight, self.kind.panel))
-        else:
-            weights = self._keep(weight)
+            weight, scale = quantize(weight)
+            scales = self._keep(scale)
+        weights = self._keep(arranged(weight, self.kind))
         return Matrix(weights, scales, None if bias is None else self._keep(bias.float()), rows, columns)
 
     def _keep(self, tensor: Tensor) -> int:
@@ -174,26 +172,44 @@ class NativeLlama:
         return kept.data_ptr()
 
 
-def quantize(weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """A matrix rounded to 8 bits, int8 [rows, columns] as the kernels read it, and its scales, float32 [rows].
-
-    Of each 4 * width columns, byte b of word i is column 2i + b % 2 of half b // 2: see `Packed` in vectors.h.
-    """
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix rounded to 8 bits, int8 [rows, columns], and its scales, float32 [rows]."""
     exact = weight.float()
     scales = (exact.abs().amax(dim=1) / LARGEST).clamp(min=1e-12)
-    rounded = (exact / scales[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
-    words = rounded.view(len(weight), -1, 2, width, 2).transpose(2, 3)
-    return words.reshape(weight.shape).contiguous(), scales
+    return (exact / scales[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8), scales
 
 
-def in_panels(weight: Tensor, panel: int) -> Tensor:
-    """A bfloat16 matrix [rows, columns] in the order that dots.h reads: [panels, columns / 2, panel rows, 2].
+def arranged(weight: Tensor, kind: Kind) -> Tensor:
+    """A matrix [rows, columns], bfloat16 or int8, as the kernels of that kind read it."""
+    int8 = weight.dtype == torch.int8
+    if kind.panel:
+        return byte_panels(weight, kind) if int8 else panels(weight, kind)
+    return in_words(weight, kind) if int8 else weight
 
-    The last panel is filled up with zeros.
+
+def in_words(weight: Tensor, kind: Kind) -> Tensor:
+    """8 bits row by row: of each 4 * width columns, byte b of word i is column 2i + b % 2 of half b // 2.
+
+    See `Packed` in vectors.h.
     """
-    rows, columns = weight.shape
-    filled = functional.pad(weight.detach(), (0, 0, 0, -rows % panel))
-    return filled.view(-1, panel, columns // 2, 2).transpose(1, 2).contiguous()
+    return weight.view(len(weight), -1, 2, kind.width, 2).transpose(2, 3).reshape(weight.shape)
+
+
+def panels(weight: Tensor, kind: Kind) -> Tensor:
+    """bfloat16 in panels, the last filled up with zeros: [panels, columns / 2, rows, 2]. See panels.h."""
+    filled = functional.pad(weight.detach(), (0, 0, 0, -len(weight) % kind.panel))
+    return filled.view(-1, kind.panel, weight.shape[1] // 2, 2).transpose(1, 2)
+
+
+def byte_panels(weight: Tensor, kind: Kind) -> Tensor:
+    """8 bits in panels, 128 added, the last filled up with 128: uint8 [panels, blocks, words, rows, 4].
+
+    Of a block of columns first the even ones, then the odd ones, as its operands lie.
+    """
+    filled = functional.pad(weight, (0, 0, 0, -len(weight) % kind.panel))
+    blocks = filled.view(-1, kind.panel, weight.shape[1] // kind.block, kind.width, 2).transpose(3, 4)
+    words = blocks.reshape(-1, kind.panel, weight.shape[1] // kind.block, kind.block // 4, 4).permute(0, 2, 3, 1, 4)
+    return (words.to(torch.int16) + 128).to(torch.uint8)
 
 
 def _matrices(layer: LayerWeights) -> list[tuple[Tensor, Tensor | None]]:

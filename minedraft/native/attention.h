@@ -8,7 +8,7 @@ template <class Weight>
 struct Queries {
   const float* q;          // [count, D], rotated and scaled, split order
   const int64_t* lengths;  // [count] tokens of the context that each sees, never falling
-  Number<Weight>* const* out;  // [count] -> [D], operands
+  Operand<Weight>* const* out;  // [count] -> [D / BLOCK]
   int64_t count, head_dim;
   float* scores;  // room for `count` rows of the last length, rounded up to whole vectors
 };
@@ -52,8 +52,7 @@ INLINE float weigh(float* scores, int64_t length, int64_t room) {
   for (int64_t j = length; j < room; j++) scores[j] = nothing;
   Floats most = all(nothing);
   for (int64_t j = 0; j < room; j += WIDTH) most = larger(most, load<Floats>(scores + j));
-  float peak = most[0];
-  for (int i = 1; i < WIDTH; i++) peak = most[i] > peak ? most[i] : peak;
+  const float peak = largest(most);
   Floats total = {};
   for (int64_t j = 0; j < room; j += WIDTH) {
     const Floats weights = exponential(load<Floats>(scores + j) - peak);
@@ -85,7 +84,7 @@ INLINE void blend(const Queries<Weight>& some, const Context& context, int64_t f
   }
   for (int t = 0; t < ROWS; t++)
     for (int b = 0; b < BLOCKS; b++)
-      Operands<Weight>::put_split(some.out[t] + from + b * BLOCK, sums[t][2 * b] * scales[t], sums[t][2 * b + 1] * scales[t]);
+      Operands<Weight>::put_split(some.out[t][from / BLOCK + b], sums[t][2 * b] * scales[t], sums[t][2 * b + 1] * scales[t]);
 }
 
 template <int ROWS, class Weight>

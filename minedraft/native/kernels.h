@@ -6,7 +6,7 @@ namespace SPACE {
 #include "operands.h"
 #include "product.h"
 #if DOTS
-#include "dots.h"
+#include "panels.h"
 #endif
 #include "attention.h"
 #include "llama.h"

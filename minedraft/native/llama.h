@@ -5,13 +5,13 @@
 
 template <class Weight>
 struct Scratch {  // T rows each, kept from pass to pass
-  Numbers<float> x;                  // [T, H] the residual stream
-  Numbers<Number<Weight>> y;         // [max(T, R), H] normed, operands
-  Numbers<float> qkv;                // [T, (N + 2M) D]; queries are rotated, scaled and put into split order in place
-  Numbers<Number<Weight>> attended;  // [T, N D] operands
-  Numbers<float> gate_up;            // [T, 2I]
-  Numbers<Number<Weight>> inner;     // [T, I] operands
-  std::vector<Numbers<float>> scores;  // a member each
+  Numbers<float> x;                   // [T, H] the residual stream
+  Numbers<Operand<Weight>> y;         // [max(T, R), H / BLOCK] normed
+  Numbers<float> qkv;                 // [T, (N + 2M) D]; queries are rotated, scaled and put into split order in place
+  Numbers<Operand<Weight>> attended;  // [T, N D / BLOCK]
+  Numbers<float> gate_up;             // [T, 2I]
+  Numbers<Operand<Weight>> inner;     // [T, I / BLOCK]
+  std::vector<Numbers<float>> scores; // a member each
 };
 
 struct Item {  // queries of one KV head of a sequence that attend together
@@ -26,11 +26,11 @@ class Pass {
       : m_(model), b_(batch), s_(scratch), team_(team), group_(model.heads / model.kv_heads) {
     const int64_t t = batch.tokens;
     s_.x.make_room(t * m_.hidden);
-    s_.y.make_room((t > b_.rows ? t : b_.rows) * m_.hidden);
+    s_.y.make_room((t > b_.rows ? t : b_.rows) * m_.hidden / BLOCK);
     s_.qkv.make_room(t * (m_.heads + 2 * m_.kv_heads) * m_.head_dim);
-    s_.attended.make_room(t * m_.heads * m_.head_dim);
+    s_.attended.make_room(t * m_.heads * m_.head_dim / BLOCK);
     s_.gate_up.make_room(t * 2 * m_.intermediate);
-    s_.inner.make_room(t * m_.intermediate);
+    s_.inner.make_room(t * m_.intermediate / BLOCK);
     int64_t longest = 0, start = 0;
     for (int64_t i = 0; i < b_.sequences; i++) {
       longest = b_.context_lens[i] > longest ? b_.context_lens[i] : longest;
@@ -83,7 +83,7 @@ class Pass {
   // RMS norm of one row of x, into row `to` of y.
   void norm_row(const float* weight, int64_t row, int64_t to) {
     const float* x = &s_.x[row * m_.hidden];
-    Number<Weight>* y = &s_.y[to * m_.hidden];
+    Operand<Weight>* y = &s_.y[to * m_.hidden / BLOCK];
     Floats squares = {};
     for (int64_t i = 0; i < m_.hidden; i += WIDTH) {
       const Floats v = load<Floats>(x + i);
@@ -91,7 +91,7 @@ class Pass {
     }
     const float scale = 1.0f / __builtin_sqrtf(sum(squares) / (float)m_.hidden + m_.eps);
     for (int64_t i = 0; i < m_.hidden; i += BLOCK)
-      Operands<Weight>::put(y + i, load<Floats>(x + i) * scale * load<Floats>(weight + i),
+      Operands<Weight>::put(y[i / BLOCK], load<Floats>(x + i) * scale * load<Floats>(weight + i),
                             load<Floats>(x + i + WIDTH) * scale * load<Floats>(weight + i + WIDTH));
   }
 
@@ -142,12 +142,12 @@ class Pass {
     const int64_t d = m_.head_dim;
     int64_t lengths[TOGETHER];
     alignas(64) float q[TOGETHER * MOST_DIM];
-    Number<Weight>* out[TOGETHER];
+    Operand<Weight>* out[TOGETHER];
     for (int64_t i = 0; i < item.count; i++) {
       const int64_t query = item.first + i, t = item.start + query / group_;
       const int64_t head = item.kv_head * group_ + query % group_;
       __builtin_memcpy(q + i * d, head_of(t, head), d * sizeof(float));
-      out[i] = &s_.attended[(t * m_.heads + head) * d];
+      out[i] = &s_.attended[(t * m_.heads + head) * d / BLOCK];
       lengths[i] = b_.positions[t] + 1;
     }
     const Queries<Weight> some{q, lengths, out, item.count, d, s_.scores[member].data()};
@@ -156,7 +156,7 @@ class Pass {
   }
 
   // x += matrix times the rows.
-  void residual(const MdMatrix& matrix, const Number<Weight>* rows) {
+  void residual(const MdMatrix& matrix, const Operand<Weight>* rows) {
     shared(matrix.rows, GROUP, [&](int64_t from, int64_t to) {
       multiply<Weight>(rows, b_.tokens, matrix, from, to, {s_.x.data(), m_.hidden, true});
     });
@@ -172,7 +172,7 @@ class Pass {
       multiply<Weight>(s_.y.data(), b_.tokens, layer.gate_up, inner + from, inner + to, target);
       for (int64_t t = 0; t < b_.tokens; t++)
         for (int64_t i = from; i < to; i += BLOCK)
-          Operands<Weight>::put(&s_.inner[t * inner + i], gated(gate_up + t * both + i),
+          Operands<Weight>::put(s_.inner[(t * inner + i) / BLOCK], gated(gate_up + t * both + i),
                                 gated(gate_up + t * both + i + WIDTH));
     });
   }

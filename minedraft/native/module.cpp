@@ -39,7 +39,7 @@ std::vector<Kind> kinds() {
 #else
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 #endif
   if (bf16) found.push_back({"avx512_bf16", 16, 16, avx512_bf16::make});
   if (avx512) found.push_back({"avx512", 16, 0, avx512::make});
@@ -67,7 +67,7 @@ EXPORT int32_t md_width(const char* name) {
   return 0;
 }
 
-// Rows in a panel of its bfloat16 weights (dots.h), 0 where they lie row by row.
+// Rows in a panel of its weights (panels.h), 0 where they lie row by row.
 EXPORT int32_t md_panel(const char* name) {
   for (const auto& kind : minedraft::kinds())
     if (!std::strcmp(kind.name, name)) return kind.panel;

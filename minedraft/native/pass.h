@@ -8,8 +8,9 @@
 
 extern "C" {
 
-// A matrix [rows, columns]: bfloat16 where `scales` is null, row by row or in panels (md_panel); else 8-bit integers, row by
-// row in the order that `Packed` in vectors.h reads, with one scale a row. All matrices of a model are of one sort.
+// A matrix [rows, columns]: bfloat16 where `scales` is null, else 8-bit integers with one scale a row. They lie in panels
+// (panels.h) where md_panel says so; else row by row, 8-bit integers in the order that `Packed` in vectors.h reads. All
+// matrices of a model are of one sort.
 struct MdMatrix {
   const void* weights;
   const float* scales;  // [rows] or null

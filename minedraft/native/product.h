@@ -149,9 +149,10 @@ INLINE int64_t strip_from(int64_t t, int64_t last, int64_t most) {
   return (last - t + strips - 1) / strips;
 }
 
+#if !DOTS
 // `count` rows of operands, end to end, times weight rows [from, to) of a matrix, with its scales and bias.
 template <class Weight>
-void multiply(const Number<Weight>* x, int64_t count, const MdMatrix& m, int64_t from, int64_t to, const Target& target) {
+void multiply(const Operand<Weight>* x, int64_t count, const MdMatrix& m, int64_t from, int64_t to, const Target& target) {
   using Group = void (*)(const float*, const MdMatrix&, int64_t, int64_t, bool, const Target&);
   static constexpr Group BY_ROWS[] = {rows_by_group<1, Weight>, rows_by_group<2, Weight>, rows_by_group<3, Weight>,
                                       rows_by_group<4, Weight>, rows_by_group<5, Weight>, rows_by_group<6, Weight>};
@@ -162,8 +163,9 @@ void multiply(const Number<Weight>* x, int64_t count, const MdMatrix& m, int64_t
       for (int64_t t = first, rows; t < last; t += rows) {
         rows = strip_from(t, last, MOST_ROWS);
         const Target here{target.out + t * target.stride, target.stride, target.add};
-        BY_ROWS[rows - 1](x + t * m.columns, m, n, some, t == first, here);
+        BY_ROWS[rows - 1](x[t * (m.columns / BLOCK)].values, m, n, some, t == first, here);
       }
     }
   }
 }
+#endif

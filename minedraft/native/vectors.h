@@ -134,6 +134,12 @@ INLINE float sum(const Floats& v) { return sums_of(v, v, v, v)[0]; }
 
 INLINE Floats larger(const Floats& a, const Floats& b) { return a > b ? a : b; }
 
+INLINE float largest(const Floats& v) {
+  float peak = v[0];
+  for (int i = 1; i < WIDTH; i++) peak = v[i] > peak ? v[i] : peak;
+  return peak;
+}
+
 // exp(x) for x <= 0 or so, to 2 units in the last place: 2^n * e^r with |r| <= ln(2)/2, after Cephes' expf. Below -87: 0.
 INLINE Floats exponential(const Floats& given) {
   const Floats tiny = all(-87.0f), huge = all(88.0f);

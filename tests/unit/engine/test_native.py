@@ -200,25 +200,33 @@ def test_8_bits_are_close_and_not_the_same(kind: Kind) -> None:
     model.release()  # nothing of the plain weights is needed any more
     found = feed(engine(model), item(1, 0, PROMPT[:-2]), PROMPT[-2:])
     difference = float((found - expected[-3:]).norm()) / float(expected[-3:].norm())
-    assert 0.001 < difference < 0.05
+    assert 0.001 < difference < (0.07 if kind.panel else 0.05)  # in panels activations have 8 bits too
 
 
 def test_rounding_to_8_bits() -> None:
     weight = torch.randn(6, 64, dtype=torch.bfloat16)
     weight[2] = 0
+    rounded_weight, scales = native.quantize(weight)
+    assert float((rounded_weight * scales[:, None] - weight.float()).abs().max()) <= float(scales.max()) * 0.51
+    assert rounded_weight[2].tolist() == [0] * 64
     for width in (4, 8, 16):
-        rounded_weight, scales = native.quantize(weight, width)
-        natural = rounded_weight.view(6, -1, width, 2, 2).transpose(2, 3).reshape(6, 64)
-        assert float((natural * scales[:, None] - weight.float()).abs().max()) <= float(scales.max()) * 0.51
-        assert natural[2].tolist() == [0] * 64
+        words = native.arranged(rounded_weight, Kind("wide", width))
+        assert torch.equal(words.view(6, -1, width, 2, 2).transpose(2, 3).reshape(6, 64), rounded_weight)
 
 
 def test_weights_in_panels() -> None:
-    weight = torch.randn(21, 6, dtype=torch.bfloat16)
-    panels = native.in_panels(weight, 16)
-    assert panels.shape == (2, 3, 16, 2)
-    assert torch.equal(panels.transpose(1, 2).reshape(32, 6)[:21], weight)
+    kind = Kind("wide", 16, 16)
+    weight = torch.randn(21, 64, dtype=torch.bfloat16)
+    panels = native.arranged(weight, kind)
+    assert panels.shape == (2, 32, 16, 2)
+    assert torch.equal(panels.transpose(1, 2).reshape(32, 64)[:21], weight)
     assert not panels[1, :, 5:].any()
+    rounded_weight, _ = native.quantize(weight)
+    panels = native.arranged(rounded_weight, kind)
+    assert panels.shape == (2, 2, 8, 16, 4)
+    assert panels[1, 1, 2, 4].tolist() == [int(rounded_weight[20, 32 + 2 * place]) + 128 for place in range(8, 12)]
+    assert panels[1, 1, 5, 4].tolist() == [int(rounded_weight[20, 33 + 2 * place]) + 128 for place in range(4, 8)]
+    assert bool((panels[1, :, :, 5:] == 128).all())
 
 
 def test_closed_kernels_say_so() -> None:
