@@ -55,22 +55,24 @@ def timed(work: Work) -> Seconds:
 
 
 def native_layer(model: LlamaModel, kernels: Kernels, kind: Kind, threads: int) -> Work:
-    """The model's first layer by the native kernels, over that many tokens of one sequence."""
+    """The model's first layer by the native kernels, over that many tokens, of one sequence if it may be so long."""
     weights = model.weights()
     head, _ = weights.head
     small = replace(weights, layers=weights.layers[:1], head=(head[: kind.block], None))
     runner, store = NativeLlama(small, kernels, kind, threads=threads), _store_for(model)
-    return lambda tokens: runner.forward(_batch_of(tokens), store)
+    return lambda tokens: runner.forward(_batch_of(tokens, model.max_len), store)
 
 
 def torch_layer(model: LlamaModel) -> Work:
     """The same by torch."""
     store = _store_for(model)
-    return lambda tokens: model.first_layer(_batch_of(tokens), store)
+    return lambda tokens: model.first_layer(_batch_of(tokens, model.max_len), store)
 
 
-def _batch_of(tokens: int) -> RaggedBatch:
-    return assemble([Segment([0] * tokens, 0, np.arange(tokens), 1)])
+def _batch_of(tokens: int, longest: int) -> RaggedBatch:
+    slots = np.arange(tokens)
+    parts = [slots[first : first + longest].copy() for first in range(0, tokens, longest)]
+    return assemble([Segment([0] * len(part), 0, part, 1) for part in parts])
 
 
 def _store_for(model: LlamaModel) -> KVStore:

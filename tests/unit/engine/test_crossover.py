@@ -33,8 +33,9 @@ def test_torch_must_win_clearly() -> None:
     assert native_limit(never, lambda size: 0.9) == 0
 
 
-def test_a_layer_runs_at_every_size() -> None:
-    model = rounded()
+@pytest.mark.parametrize("longest", [640, 50])
+def test_a_layer_runs_at_every_size(longest: int) -> None:
+    model = rounded(max_position_embeddings=longest)
     native, by_torch = native_layer(model, KERNELS, KERNELS.kinds[0], 1), torch_layer(model)
     for size in SIZES:
         native(size)
