@@ -1,6 +1,7 @@
 """Chooses how many drafts a round asks for and how many lanes run, from what rounds were seen to take. Pure.
 
-Every lane reports its rounds here and takes K from here. `coordinator.scores` ranks the modes. A mode that was never
+Every lane reports its rounds here and takes K from here. `coordinator.lessons` learns from them, `coordinator.scores`
+ranks the modes. A mode that was never
 seen, or not for long, gets a short trial when it might be the best, within the budget for trials.
 """
 
@@ -14,11 +15,10 @@ from coordinator.acceptance import Acceptance
 from coordinator.budget import Budget
 from coordinator.cadence import Cadence
 from coordinator.choice import Forecast, Load, Mode
-from coordinator.experience import Experience
+from coordinator.lessons import Lessons, lanes_of
 from coordinator.looks import Looks
-from coordinator.pace import Pace, Setting
 from coordinator.request import Request
-from coordinator.round import Round, is_settled
+from coordinator.round import Round
 from coordinator.scores import Scores, best_of, solve
 from coordinator.threshold import Threshold
 from coordinator.trial import Trial, shortest
@@ -34,8 +34,6 @@ REST: Final = 1  # decisions between trials, beside the one at the end of a tria
 LONGEST_TRIAL: Final = 48  # rounds of each lane
 OPENING_ROUNDS: Final = 3  # of each mode
 PLAIN: Final = 5  # rounds with prompts in them that count as much as one without
-PROMPT_ROUNDS: Final = 256.0  # that the average of prompt tokens remembers
-MOST_PREFILL: Final = 0.3  # of a round: what prompts take is known less well than the rest
 RESTED: Final = 0.999  # what is left of the evidence on acceptance after a round without drafts
 
 
@@ -49,11 +47,11 @@ class Chooser:
         self._tell = tell
         self._modes = [Mode(count, drafts) for count in sorted(lanes) for drafts in sorted(draft_tokens)]
         self.most_draft_tokens = max(draft_tokens)
-        self.pace = Pace()
+        self._lessons = Lessons()
+        self.pace, self.experience = self._lessons.pace, self._lessons.experience
         self._threshold = Threshold(self.most_draft_tokens)
         self._selective = False  # whether drafts of little chance are left out
         self._may_select = len(draft_tokens) > 1  # K drafts mean K where they were asked for by number
-        self.experience = Experience()
         self._first = [] if self.fixed else _opening(min(lanes), draft_tokens)
         self._opening = list(self._first)
         self._mode = self._modes[-1] if self.fixed else self._opening[0]
@@ -66,14 +64,11 @@ class Chooser:
         self._tick = 0
         self._cadence = Cadence()
         self._evidence = 0.0
-        self._last: dict[int, tuple[Mode, int]] = {}  # mode and size of a lane's round before
         self._adapted = 0  # requests in flight when the load was last said to have changed
         self._moved = False  # whether it has, since the last decision
         self._least = self._usual = 0.0
         self._budget = Budget()  # for trials
         self._behind = 0.0  # tokens that the drafter lacks, of all requests in flight
-        self._prefilled = 0.0  # seconds that prompts took, of all lanes
-        self._prompt_tokens = self._emitted_tokens = 0.0  # of a round, on average
         self._forecast: Forecast | None = None
         self._reason = "fixed" if self.fixed else "measuring"
         self._changes = self._trials = 0
@@ -124,7 +119,7 @@ class Chooser:
         if self._trial and self._trial.narrow:
             narrow = shortest(requests, drafter)
         current = Round(lane, mode, len(requests), in_flight, now, self.most_draft_tokens + 1, narrow)
-        current.prefilled_before = self._prefilled
+        self._lessons.begin(current)
         return current
 
     def drafts(self, current: Round, request: Request) -> int:
@@ -164,20 +159,9 @@ class Chooser:
             return
         self._tick += 1
         elapsed = now - current.began
-        lanes = max(1, min(current.mode.lanes, current.in_flight))
+        lanes = lanes_of(current)
         self._budget.serve(elapsed / lanes)
-        spent = current.seconds(elapsed)
-        before, self._last[current.lane] = self._last.get(current.lane), (current.mode, current.items)
-        if before is not None and before[0].lanes == current.mode.lanes:
-            self._learn(current, lanes, *spent)
-        prefill = self._prefill(current, lanes)
-        self._prefilled += prefill
-        wanted = current.items * self._load.drafting
-        settled = before is not None and is_settled(current, before, lanes, wanted) and prefill < MOST_PREFILL * elapsed
-        if settled and current.narrow is None and not self._opening:
-            plain = elapsed - (self._prefilled - current.prefilled_before)
-            usual = max(plain, 0.25 * elapsed) * self.pace.usual_share(*spent)
-            self.experience.add(current.mode, current.in_flight, usual, current.work, self._tick)
+        settled = self._lessons.end(current, elapsed, self._load.drafting, self._tick, opening=bool(self._opening))
         if current.mode.draft_tokens == 0:
             self._threshold.rest(RESTED)
         if self._opening:
@@ -241,8 +225,7 @@ class Chooser:
             self.pace.draft.doubt()
             self._looks.forget_all()
             self._drafter = drafter
-        prompts = self._prompt_tokens / max(self._emitted_tokens, 1.0)
-        self._load = Load(in_flight, share, prompts)
+        self._load = Load(in_flight, share, self._lessons.prompts)
         missing = 0 if self._mode.draft_tokens else sum(r.tail_len(r.draft_cache, drafter) for r in requests)
         self._behind = missing * in_flight / len(requests)
         if changed:
@@ -256,29 +239,7 @@ class Chooser:
         self._moved = True
         self._cadence.hasten()
 
-    # --- learning ---
-
-    def _learn(self, current: Round, lanes: int, drafted: float, verified: float, around: float) -> None:
-        """Step times, by setting."""
-        if current.verify_timing is None:
-            return
-        tokens, prefill = current.verify_work
-        drafts = current.mode.draft_tokens if current.draft_work[1] else 0
-        setting = Setting.of(lanes, current.items, drafts, prefill)
-        self.pace.verified(setting, tokens, prefill, verified, self._tick)
-        if current.draft_timing is not None:
-            passes, drawn, prompts = current.draft_work
-            asked = Setting.of(lanes, current.items, drafts, prompts)
-            self.pace.drafted(asked, passes, drawn, prompts, drafted, self._tick)
-        self.pace.spent_around(replace(setting, prefill=0), around, self._tick)
-
-    def _prefill(self, current: Round, lanes: int) -> float:
-        """Seconds that prompts took in this round; what is fed for each token emitted is noted."""
-        prompts = current.verify_work[1]
-        self._prompt_tokens += (prompts - self._prompt_tokens) / PROMPT_ROUNDS
-        self._emitted_tokens += (current.emitted - self._emitted_tokens) / PROMPT_ROUNDS
-        drafter = self.pace.prompt_seconds(lanes, current.draft_work[2], drafts=True)[0]
-        return drafter + self.pace.prompt_seconds(lanes, prompts, drafts=False)[1]
+    # --- trials ---
 
     def _open(self, current: Round) -> None:
         """The first rounds look at a few modes that the model can start from."""
@@ -291,8 +252,6 @@ class Chooser:
                 del self._opening[0]
         if not self._opening:
             self._move()
-
-    # --- trials ---
 
     def _consider_trial(self, scores: Scores, rates: dict[Mode, float], cycle: float) -> None:
         """Begin a trial of the mode that may be the best, if one may be better than the present one."""

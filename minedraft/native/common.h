@@ -9,6 +9,13 @@
 #include "pass.h"
 #include "team.h"
 
+// Compilers before GCC 10 and Clang 9 know no dot instructions for bfloat16; the other kinds are compiled all the same.
+#if defined(__x86_64__) && (defined(LOWERED) || __has_include(<avx512bf16intrin.h>))
+#define HAS_DOTS 1
+#else
+#define HAS_DOTS 0
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #define INLINE_METHOD inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))

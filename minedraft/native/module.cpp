@@ -14,6 +14,8 @@ Runner* make(const MdModel&, int);
 namespace avx512 {
 Runner* make(const MdModel&, int);
 }
+#endif
+#if HAS_DOTS
 namespace avx512_bf16 {
 Runner* make(const MdModel&, int);
 }
@@ -35,13 +37,17 @@ std::vector<Kind> kinds() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #ifdef LOWERED
-  const bool avx512 = true, bf16 = true;
+  const bool avx512 = true, dots = true;
 #else
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+#if HAS_DOTS
+  const bool dots = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 #endif
-  if (bf16) found.push_back({"avx512_bf16", 16, 16, avx512_bf16::make});
+#endif
+#if HAS_DOTS
+  if (dots) found.push_back({"avx512_bf16", 16, 16, avx512_bf16::make});
+#endif
   if (avx512) found.push_back({"avx512", 16, 0, avx512::make});
   if (avx2) found.push_back({"avx2", 8, 0, avx2::make});
 #endif
