@@ -1,8 +1,8 @@
 """Chooses how many drafts a round asks for and how many lanes run, from what rounds were seen to take. Pure.
 
 Every lane reports its rounds here and takes K from here. `coordinator.lessons` learns from them, `coordinator.scores`
-ranks the modes. A mode that was never
-seen, or not for long, gets a short trial when it might be the best, within the budget for trials.
+ranks the modes. A mode that was never seen, or not for long, gets a short trial when it might be the best, within the
+budget for trials.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coordinator.acceptance import Acceptance
 from coordinator.budget import Budget
 from coordinator.cadence import Cadence
 from coordinator.choice import Forecast, Load, Mode
-from coordinator.lessons import Lessons, lanes_of
+from coordinator.lessons import Lessons
 from coordinator.looks import Looks
 from coordinator.request import Request
 from coordinator.round import Round
@@ -159,17 +159,16 @@ class Chooser:
             return
         self._tick += 1
         elapsed = now - current.began
-        lanes = lanes_of(current)
-        self._budget.serve(elapsed / lanes)
+        self._budget.serve(elapsed / current.lanes)
         settled = self._lessons.end(current, elapsed, self._load.drafting, self._tick, opening=bool(self._opening))
         if current.mode.draft_tokens == 0:
             self._threshold.rest(RESTED)
         if self._opening:
             self._open(current)
         elif self._trial is not None and current.mode == self._trial.mode:
-            self._try(self._trial, current, elapsed / lanes, settled)
+            self._try(self._trial, current, elapsed / current.lanes, settled)
         elif self._trial is None:
-            self._budget.end_round(elapsed / lanes, current.emitted)
+            self._budget.end_round(elapsed / current.lanes, current.emitted)
 
     def decide(self) -> None:
         """Weigh the modes; keep the present one, change it, or begin a trial."""
@@ -239,7 +238,7 @@ class Chooser:
         self._moved = True
         self._cadence.hasten()
 
-    # --- trials ---
+    # --- opening and trials ---
 
     def _open(self, current: Round) -> None:
         """The first rounds look at a few modes that the model can start from."""

@@ -36,7 +36,7 @@ class Lessons:
     def end(self, current: Round, elapsed: float, drafting: float, tick: int, *, opening: bool) -> bool:
         """A round is over; whether it was what its mode looks like in the long run. `drafting` is the share of requests
         that may have drafts. What modes do while the first are looked at (`opening`) is not kept."""
-        lanes = lanes_of(current)
+        lanes = current.lanes
         spent = current.seconds(elapsed)
         before, self._last[current.lane] = self._last.get(current.lane), (current.mode, current.items)
         if before is not None and before[0].lanes == current.mode.lanes:
@@ -72,8 +72,3 @@ class Lessons:
         self._emitted_tokens += (current.emitted - self._emitted_tokens) / PROMPT_ROUNDS
         drafter = self.pace.prompt_seconds(lanes, current.draft_work[2], drafts=True)[0]
         return drafter + self.pace.prompt_seconds(lanes, prompts, drafts=False)[1]
-
-
-def lanes_of(current: Round) -> int:
-    """That ran while the round did, and held requests."""
-    return max(1, min(current.mode.lanes, current.in_flight))

@@ -41,6 +41,11 @@ class Round:
         return drafted, verified, max(elapsed - queued - drafted - verified, 0.0)
 
     @property
+    def lanes(self) -> int:
+        """That ran while it did, and held requests."""
+        return max(1, min(self.mode.lanes, self.in_flight))
+
+    @property
     def work(self) -> Work:
         """What its steps were fed, for each of its requests."""
         passes, drawn, _ = self.draft_work

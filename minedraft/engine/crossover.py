@@ -71,7 +71,7 @@ def torch_layer(model: LlamaModel) -> Work:
 
 def _batch_of(tokens: int, longest: int) -> RaggedBatch:
     slots = np.arange(tokens)
-    parts = [slots[first : first + longest].copy() for first in range(0, tokens, longest)]
+    parts = [slots[first : first + longest] for first in range(0, tokens, longest)]
     return assemble([Segment([0] * len(part), 0, part, 1) for part in parts])
 
 

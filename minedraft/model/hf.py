@@ -105,14 +105,17 @@ class HFModel:
                 f"{self._backend.name} reads blocks of {self._backend.block_size} tokens, "
                 f"and the store's have {store.block_size}"
             )
-        token_ids, positions, slots, rows = self._stager.send(
-            batch.token_ids, batch.positions, batch.slots, batch.logit_rows
-        )
-        plan = self._backend.plan(batch, group_size=self._group_size, dtype=self.dtype, device=self.device)
-        logits = self.compute(token_ids, positions, slots, rows, plan, store)
+        logits = self.compute(*self.staged(batch), store)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return logits
+
+    def staged(self, batch: RaggedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, AttentionPlan]:
+        """What `compute` takes of a batch, on the device."""
+        sent = self._stager.send(batch.token_ids, batch.positions, batch.slots, batch.logit_rows)
+        token_ids, positions, slots, rows = sent
+        plan = self._backend.plan(batch, group_size=self._group_size, dtype=self.dtype, device=self.device)
+        return token_ids, positions, slots, rows, plan
 
     @torch.inference_mode()
     def stock_logits(self, token_ids: Sequence[int]) -> Tensor:

@@ -132,10 +132,7 @@ class LlamaModel(HFModel):
     @torch.inference_mode()
     def first_layer(self, batch: RaggedBatch, store: KVStore) -> None:
         """The first layer of a pass by torch, for nothing: to see how long it takes."""
-        token_ids, positions, slots, _ = self._stager.send(
-            batch.token_ids, batch.positions, batch.slots, batch.logit_rows
-        )
-        plan = self._backend.plan(batch, group_size=self._group_size, dtype=self.dtype, device=self.device)
+        token_ids, positions, slots, _, plan = self.staged(batch)
         self._compute_layer(0, self._embed(token_ids), *self._turns(positions), slots, plan, store)
 
     @property

@@ -84,7 +84,7 @@ INLINE void blend(const Queries<Weight>& some, const Context& context, int64_t f
   }
   for (int t = 0; t < ROWS; t++)
     for (int b = 0; b < BLOCKS; b++)
-      Operands<Weight>::put_split(some.out[t][from / BLOCK + b], sums[t][2 * b] * scales[t], sums[t][2 * b + 1] * scales[t]);
+      Operands<Weight>::put(some.out[t][from / BLOCK + b], sums[t][2 * b] * scales[t], sums[t][2 * b + 1] * scales[t]);
 }
 
 template <int ROWS, class Weight>

@@ -91,8 +91,8 @@ class Pass {
     }
     const float scale = 1.0f / __builtin_sqrtf(sum(squares) / (float)m_.hidden + m_.eps);
     for (int64_t i = 0; i < m_.hidden; i += BLOCK)
-      Operands<Weight>::put(y[i / BLOCK], load<Floats>(x + i) * scale * load<Floats>(weight + i),
-                            load<Floats>(x + i + WIDTH) * scale * load<Floats>(weight + i + WIDTH));
+      put_natural<Weight>(y[i / BLOCK], load<Floats>(x + i) * scale * load<Floats>(weight + i),
+                          load<Floats>(x + i + WIDTH) * scale * load<Floats>(weight + i + WIDTH));
   }
 
   void norm(const float* weight) {
@@ -172,8 +172,8 @@ class Pass {
       multiply<Weight>(s_.y.data(), b_.tokens, layer.gate_up, inner + from, inner + to, target);
       for (int64_t t = 0; t < b_.tokens; t++)
         for (int64_t i = from; i < to; i += BLOCK)
-          Operands<Weight>::put(s_.inner[(t * inner + i) / BLOCK], gated(gate_up + t * both + i),
-                                gated(gate_up + t * both + i + WIDTH));
+          put_natural<Weight>(s_.inner[(t * inner + i) / BLOCK], gated(gate_up + t * both + i),
+                              gated(gate_up + t * both + i + WIDTH));
     });
   }
 

@@ -1,4 +1,5 @@
-// Rows that multiply weights, block by block, as the products for that kind of weight read them.
+// Rows that multiply weights, block by block, as the products for that kind of weight read them: `put` takes a block in
+// split order.
 
 template <class Weight>
 struct Operands {  // float32, in split order
@@ -6,11 +7,7 @@ struct Operands {  // float32, in split order
     float values[BLOCK];
   };
 
-  // A block that is in natural order, a then b.
-  static INLINE_METHOD void put(Block& to, const Floats& a, const Floats& b) { put_split(to, evens_of(a, b), odds_of(a, b)); }
-
-  // A block that is in split order.
-  static INLINE_METHOD void put_split(Block& to, const Floats& evens, const Floats& odds) {
+  static INLINE_METHOD void put(Block& to, const Floats& evens, const Floats& odds) {
     store(to.values, evens);
     store(to.values + WIDTH, odds);
   }
@@ -23,9 +20,7 @@ struct Operands<uint16_t> {  // bfloat16, in natural order
     uint32_t words[BLOCK / 2];
   };
 
-  static INLINE_METHOD void put(Block& to, const Floats& a, const Floats& b) { put_split(to, evens_of(a, b), odds_of(a, b)); }
-
-  static INLINE_METHOD void put_split(Block& to, const Floats& evens, const Floats& odds) {
+  static INLINE_METHOD void put(Block& to, const Floats& evens, const Floats& odds) {
     store(to.words, (rounded(odds) & 0xffff0000u) | (rounded(evens) >> 16));
   }
 
@@ -45,9 +40,7 @@ struct Operands<int8_t> {  // 8 bits and one scale a block, in split order
     int32_t before;  // what sums begin with, since weights are 128 too large: -128 times the sum of the values
   };
 
-  static INLINE_METHOD void put(Block& to, const Floats& a, const Floats& b) { put_split(to, evens_of(a, b), odds_of(a, b)); }
-
-  static INLINE_METHOD void put_split(Block& to, const Floats& evens, const Floats& odds) {
+  static INLINE_METHOD void put(Block& to, const Floats& evens, const Floats& odds) {
     const float peak = largest(larger(larger(evens, -evens), larger(odds, -odds)));
     to.scale = peak / 127.0f;
     const float times = peak > 0.0f ? 127.0f / peak : 0.0f;
@@ -66,3 +59,9 @@ struct Operands<int8_t> {  // 8 bits and one scale a block, in split order
 
 template <class Weight>
 using Operand = typename Operands<Weight>::Block;
+
+// A block that is in natural order, a then b.
+template <class Weight>
+INLINE void put_natural(Operand<Weight>& to, const Floats& a, const Floats& b) {
+  Operands<Weight>::put(to, evens_of(a, b), odds_of(a, b));
+}

@@ -115,6 +115,13 @@ INLINE void put(const float* sums, int64_t rows, int64_t count, const MdMatrix& 
   }
 }
 
+// How many of the rows [t, last) to take next: as few times as `most` allows, and about as many each time.
+INLINE int64_t strip_from(int64_t t, int64_t last, int64_t most) {
+  const int64_t strips = (last - t + most - 1) / most;
+  return (last - t + strips - 1) / strips;
+}
+
+#if !DOTS  // panels.h multiplies instead
 // ROWS rows against `tiles` times N weight rows from number `at`, at most a group.
 template <int ROWS, int N, bool COLD, class Weight>
 INLINE void strip(const float* x, const MdMatrix& m, int64_t at, int64_t tiles, const Target& target) {
@@ -143,13 +150,6 @@ void rows_by_group(const float* x, const MdMatrix& m, int64_t at, int64_t count,
   strip<ROWS, 1, false, Weight>(x, m, at, count, target);
 }
 
-// How many of the rows [t, last) to take next: as few times as `most` allows, and about as many each time.
-INLINE int64_t strip_from(int64_t t, int64_t last, int64_t most) {
-  const int64_t strips = (last - t + most - 1) / most;
-  return (last - t + strips - 1) / strips;
-}
-
-#if !DOTS
 // `count` rows of operands, end to end, times weight rows [from, to) of a matrix, with its scales and bias.
 template <class Weight>
 void multiply(const Operand<Weight>* x, int64_t count, const MdMatrix& m, int64_t from, int64_t to, const Target& target) {
