@@ -156,7 +156,13 @@ async def _verify(current: Round, requests: Sequence[Request], proposals: dict[i
     if not asked:
         return
     items = [item for _, item in asked]
-    reply = await verifier.verify(current.lane, generation, items)
+    for request, _ in asked:
+        request.in_verification = True
+    try:
+        reply = await verifier.verify(current.lane, generation, items)
+    finally:
+        for request, _ in asked:
+            request.judged()
     rounds.activity.record(Role.VERIFIER, reply.timing)
     rounds.timeline.verified(current.lane, verifier.address, items, reply)
     current.verified(items, reply.timing)

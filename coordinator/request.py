@@ -140,6 +140,7 @@ class Request:
     dead: bool = False  # finished, cancelled or failed: in no further step
     verifier: VerifyPort | None = None  # who it met last, and may hold a cache of it
     drafter: DraftPort | None = None
+    in_verification: bool = False  # the verifier may be reading its drafts where the drafter wrote them
     trace: RequestTrace | None = None  # None unless it is sampled
 
     @property
@@ -166,10 +167,18 @@ class Request:
             self.drafter, self.draft_cache = drafter, CacheView()
 
     def part(self) -> None:
-        """It is over: free it at both services, behind the steps already sent."""
+        """It is over: free it at both services, behind the steps already sent. While it is verified the drafter must
+        keep it, or another sequence's drafts would be written over those that the verifier reads."""
         self.dead = True
-        for port in (self.drafter, self.verifier):
-            _leave(port, self.id)
+        _leave(self.verifier, self.id)
+        if not self.in_verification:
+            _leave(self.drafter, self.id)
+
+    def judged(self) -> None:
+        """Its verification is over, however it ended."""
+        self.in_verification = False
+        if self.dead:
+            _leave(self.drafter, self.id)
 
     def draft_item(self, generation: int, share: int, most_drafts: int, least_chance: float = 0.0) -> DraftItem:
         """At most `share` tail tokens, and drafts, of a least chance each, only if they reach the end of the committed

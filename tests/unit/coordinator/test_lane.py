@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -280,3 +280,38 @@ def test_lanes_are_balanced_when_one_empties() -> None:
                 check(output, request)
 
     virtual_time.run(main())
+
+
+def test_a_drafter_keeps_what_the_verifier_still_reads() -> None:
+    """Cancelled while it is verified, a request has its payload's slot until that is over."""
+    verifier, drafter = FakeVerifier(delay=lambda: 1.0), FakeDrafter()
+    released: dict[str, float] = {}
+
+    def listen(service: FakeVerifier | FakeDrafter, name: str) -> None:
+        forward = service.release
+
+        def release(generation: int, sequence_ids: Sequence[int]) -> None:
+            released.setdefault(name, asyncio.get_running_loop().time())
+            forward(generation, sequence_ids)
+
+        service.release = release  # type: ignore[method-assign]
+
+    async def main() -> float:
+        listen(verifier, "verifier")
+        listen(drafter, "drafter")
+        async with coordinating(verifier, drafter, lanes=1, draft_tokens=4) as coordinator:
+            asked = asyncio.create_task(complete(coordinator, asking([50], 30, ignore_eos=True)))
+            while verifier.started < 3:
+                await asyncio.sleep(0.01)
+            asked.cancel()
+            began = asyncio.get_running_loop().time()
+            await asyncio.sleep(2.0)
+        return began
+
+    cancelled = virtual_time.run(main())
+    items = verifier.steps[-1].items[0]
+    assert isinstance(items, VerifyItem)
+    assert items.proposal is not None
+    assert released["verifier"] == pytest.approx(cancelled)
+    assert released["drafter"] == pytest.approx(verifier.steps[-1].end)
+    assert released["drafter"] > cancelled + 0.5
