@@ -21,13 +21,13 @@ from coordinator.fleet import Fleet
 from coordinator.memory import keep_small, trimmer
 from coordinator.request import Sink
 from minedraft.config import CoordinatorSettings
-from minedraft.errors import InternalError, MinedraftError, PeerUnavailable
+from minedraft.errors import InternalError, MinedraftError, PeerUnavailable, RequestCancelled
 from minedraft.generation import Output, TimelinePage
 from minedraft.rpc.convert_public import read_request, write_output, write_server, write_timeline
 from minedraft.rpc.credentials import ClientTls
+from minedraft.rpc.endings import abort, refuse
 from minedraft.rpc.gate import CALLER, TokenGate
 from minedraft.rpc.server import Context, Server
-from minedraft.rpc.status import code_of
 from minedraft.rpc.tokens import Tokens
 from minedraft.telemetry.opening import tracer_of
 from minedraft.v1 import generation_pb2 as pb
@@ -205,9 +205,11 @@ async def _errors_as_status(context: Context) -> AsyncIterator[None]:
     try:
         yield
     except MinedraftError as error:
-        await context.abort(code_of(error), str(error))
+        await refuse(context, error)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.InternalError:  # of gRPC, which could not write
+        await refuse(context, RequestCancelled("the client has left"))
     except Exception as error:
-        if isinstance(error, grpc.aio.AbortError):
-            raise
         structlog.get_logger().exception("request failed")
-        await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+        await abort(context, grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")

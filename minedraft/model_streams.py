@@ -10,8 +10,8 @@ from minedraft.channel_service import ChannelService
 from minedraft.engine.stepper import Stepper
 from minedraft.errors import MinedraftError
 from minedraft.rpc.convert import write_model, write_state, write_welcome
+from minedraft.rpc.endings import refuse
 from minedraft.rpc.server import Context
-from minedraft.rpc.status import code_of
 from minedraft.rpc.stream import Duties, Streams
 from minedraft.types import Welcome
 from minedraft.v1 import common_pb2 as common
@@ -61,7 +61,7 @@ class ModelStreams(Generic[Response]):
         try:
             await self._streams.serve(requests, context.write, await self._welcome())
         except MinedraftError as error:
-            await context.abort(code_of(error), str(error))
+            await refuse(context, error)
 
     async def _welcome(self) -> common.Welcome:
         state = await self._stepper.state()

@@ -15,6 +15,7 @@ import uvloop
 from minedraft import config
 from minedraft.config import ProcessSettings
 from minedraft.errors import SetupError
+from minedraft.rpc.endings import is_departure
 from minedraft.telemetry import logs
 
 if TYPE_CHECKING:  # a process that serves no metrics does not load what serves them
@@ -49,6 +50,7 @@ def main(program: str, kind: type[S], build: Callable[[S], Service], arguments: 
         settings = config.load(kind, program, sys.argv[1:] if arguments is None else arguments)
         sys.setswitchinterval(SWITCH_SECONDS)
         logs.configure(program, settings.log_level, settings.log_format)
+        logs.forward("grpc", unless=is_departure)
         uvloop.run(_serve(settings, build))
     except SetupError as error:
         sys.stderr.write(f"{program}: {error}\n")

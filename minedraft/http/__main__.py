@@ -7,15 +7,16 @@ import sys
 from minedraft import process
 from minedraft.config import HttpSettings
 from minedraft.errors import SetupError
+from minedraft.telemetry import logs
 
 
 def build(settings: HttpSettings) -> process.Service:
     """Raises SetupError when the packages of the extra `http` are missing."""
     try:
-        from minedraft.http.service import HttpService, forward_uvicorn_logs
+        from minedraft.http.service import HttpService
     except ModuleNotFoundError as error:
         raise SetupError(f"the package {error.name} is missing: pip install 'minedraft[http]'") from None
-    forward_uvicorn_logs()
+    logs.forward("uvicorn")
     return HttpService(settings)
 
 

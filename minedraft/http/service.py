@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import math
 import socket
 from collections.abc import Iterator, Sequence
@@ -113,21 +112,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-class _ToStructlog(logging.Handler):
-    """Passes uvicorn's own warnings on to this process's log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger().log(record.levelno, record.getMessage().strip(), exc_info=record.exc_info)
-
-
-def forward_uvicorn_logs() -> None:
-    """For the process to call once."""
-    logger = logging.getLogger("uvicorn")
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    logger.addHandler(_ToStructlog())
 
 
 def _uvicorn_config(door: Door, grace_seconds: float, certificate: DoorCertificate | None) -> uvicorn.Config:

@@ -11,7 +11,7 @@ import grpc
 import structlog
 
 from minedraft.errors import Unauthenticated
-from minedraft.rpc.status import code_of
+from minedraft.rpc.endings import refuse
 from minedraft.rpc.tokens import Tokens
 
 # Probes of orchestrators carry no tokens, and learn only whether calls are welcome.
@@ -48,11 +48,11 @@ class TokenGate(grpc.aio.ServerInterceptor):
     def _refusal(self, error: Unauthenticated) -> Any:
         """A handler that answers without reading, whatever kind of call it was."""
 
-        async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        async def answer(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
             self._tell(context.peer(), error)
-            await context.abort(code_of(error), str(error))
+            await refuse(context, error)
 
-        return grpc.stream_stream_rpc_method_handler(refuse)
+        return grpc.stream_stream_rpc_method_handler(answer)
 
     def _tell(self, peer: str, error: Unauthenticated) -> None:
         self._refused += 1

@@ -10,6 +10,7 @@ from typing import Any, Final
 import grpc
 
 from minedraft.errors import ProtocolError
+from minedraft.rpc.endings import refuse
 
 WRONG: Final = "request: the bytes are no message of this method"
 
@@ -76,7 +77,7 @@ def _answering(serve: Any, streaming: bool) -> Any:
         try:
             return await serve(_checked(request, streaming), context)
         except ProtocolError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await refuse(context, error)
 
     return answering
 
@@ -87,7 +88,7 @@ def _generating(serve: Any, streaming: bool) -> Any:
             async for response in serve(_checked(request, streaming), context):
                 yield response
         except ProtocolError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await refuse(context, error)
 
     return generating
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from minedraft.config import ServiceSettings
+from minedraft.telemetry import logs
 
 if TYPE_CHECKING:
     from minedraft.telemetry.tracing import Tracer
@@ -14,7 +15,7 @@ def tracer_of(settings: ServiceSettings, service: str, instance: str) -> Tracer 
     """Raises SetupError when the extra `otel` is missing, or the endpoint is none."""
     if not settings.otlp:
         return None
-    from minedraft.telemetry.tracing import Tracer, forward_logs
+    from minedraft.telemetry.tracing import Tracer
 
-    forward_logs()
+    logs.forward("opentelemetry")
     return Tracer(service, instance, settings.otlp, settings.trace_sample)

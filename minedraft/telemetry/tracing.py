@@ -9,7 +9,6 @@ Needs the extra `otel`; only a process that is told to trace imports this.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -142,19 +141,6 @@ class RequestTrace:
         if failed:
             self._span.set_status(Status(StatusCode.ERROR, ending))
         self._span.end()
-
-
-def forward_logs() -> None:
-    """For a process to call once: the exporter's complaints go to this process's log, as warnings."""
-    logger = logging.getLogger("opentelemetry")
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    logger.addHandler(_ToStructlog())
-
-
-class _ToStructlog(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger().warning("tracing", reason=record.getMessage())
 
 
 def _drafts(item: DraftItem | VerifyItem) -> int:
