@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from coordinator.acceptance import Acceptance
+from coordinator.acceptance import RECENT, Acceptance
 from coordinator.budget import Budget
 from coordinator.cadence import Cadence
 from coordinator.choice import Forecast, Load, Mode
@@ -51,7 +51,7 @@ class Chooser:
         self.pace, self.experience = self._lessons.pace, self._lessons.experience
         self._threshold = Threshold(self.most_draft_tokens)
         self._selective = False  # whether drafts of little chance are left out
-        self._may_select = len(draft_tokens) > 1  # K drafts mean K where they were asked for by number
+        self._may_choose = len(draft_tokens) > 1  # K drafts mean K where they were asked for by number
         self._first = [] if self.fixed else _opening(min(lanes), draft_tokens)
         self._opening = list(self._first)
         self._mode = self._modes[-1] if self.fixed else self._opening[0]
@@ -111,7 +111,7 @@ class Chooser:
     ) -> Round:
         """A lane's next round. `drafter` is the generation of a drafter that can be asked, 0 without one; it may be
         `selective`, that is, leave out drafts of little chance."""
-        self._selective = selective and self._may_select
+        self._selective = selective and self._may_choose
         if not self.fixed:
             self._follow(requests, in_flight, drafter)
         mode = self.mode if drafter else replace(self.mode, draft_tokens=0)
@@ -125,7 +125,7 @@ class Chooser:
     def drafts(self, current: Round, request: Request) -> int:
         """How many drafts to ask for, for a request of this round."""
         wanted = min(current.mode.draft_tokens, request.max_draft_tokens)
-        if wanted == 0 or self.fixed:
+        if wanted == 0 or not self._may_choose:
             return wanted
         if current.narrow is not None:
             return wanted if request.id in current.narrow else 0
@@ -328,7 +328,8 @@ class Chooser:
         rates = scores.rates(outlook)
         if any(mode.draft_tokens > 0 for mode in rates):  # else the threshold stays for when there are again
             self._least = scores.least_chance(rates, outlook)
-            self._usual = outlook.kept[0] if outlook.kept else 0.0
+            known = self.acceptance.evidence >= RECENT  # else a request would be compared with luck
+            self._usual = outlook.kept[0] if known else 0.0
             self._threshold.choose(self._least if self._selective else 0.0)
         return rates
 

@@ -345,8 +345,7 @@ def test_a_request_that_keeps_no_drafts_gets_none_where_they_cost() -> None:
     asked: dict[int, int] = {}
 
     async def main() -> None:
-        chooser = Chooser([1], [4])
-        chooser._modes.append(Mode(1, 5))  # K=4 or 5: always drafting
+        chooser = Chooser([1], [4, 5])  # always drafting
         async with ClosedLoop(linear(1, 5, 1.0), always(0.9), chooser, lanes=1) as loop:
             verdicts = loop.verifier.verify
 
@@ -372,6 +371,47 @@ def test_a_request_that_keeps_no_drafts_gets_none_where_they_cost() -> None:
     good = [asked[number] for number in done if number % 4]
     bad = [asked[number] for number in done if number % 4 == 0]
     assert sum(bad) / len(bad) < 0.5 * sum(good) / len(good)
+
+
+def drafts_asked(chooser: Chooser, kept_for: float, tokens: int, first: int) -> list[int]:
+    """K of every draft item, one request at a time: all are kept for some seconds, then none, and each costs much
+    to verify. The first request has `first` tokens."""
+    asked: list[int] = []
+
+    async def main() -> None:
+        async with ClosedLoop(
+            linear(1, 5, 12.0),
+            lambda now: float(now < kept_for),
+            chooser,
+            lanes=2,
+            length=lambda number: first if number == 1 else 200,
+        ) as loop:
+            drafter = loop.drafter.draft
+
+            async def listening(lane, generation, items):  # type: ignore[no-untyped-def]
+                asked.extend(item.max_draft_tokens for item in items)
+                return await drafter(lane, generation, items)
+
+            loop.drafter.draft = listening  # type: ignore[method-assign]
+            loop.load(1)
+            await loop.until(tokens)
+
+    virtual_time.run(main())
+    return asked
+
+
+def test_a_number_of_drafts_is_that_number_though_lanes_are_chosen() -> None:
+    asked = drafts_asked(Chooser([1, 2], [3]), 2.0, 500, first=100)
+    assert len(asked) > 300
+    assert sum(number < 3 for number in asked) < 0.05 * len(asked)  # at the ends of requests
+
+
+def test_a_request_is_not_judged_by_the_luck_of_the_first() -> None:
+    """What is usual is not known after a few proposals."""
+    chooser = Chooser([1], [3, 4])
+    asked = drafts_asked(chooser, 0.4, 30, first=16)
+    assert 20 < chooser.acceptance.evidence < 32
+    assert len(asked) > 28  # every round asked for some
 
 
 @pytest.mark.parametrize("requests", [1, 4])
