@@ -14,13 +14,24 @@ from minedraft.cli import models
 from minedraft.cli.answer import Answer, read_answer
 from minedraft.cli.bench.load import Sample
 from minedraft.cli.bench.report import Fields, activity, speculation
+from minedraft.cli.demo_model import DEMO
 from minedraft.cli.display import LogLines, status, write_text
 from minedraft.cli.options import prompt_of
 from minedraft.cli.stack import Stack, StackOptions, threads_by_default
-from minedraft.cli.stack_options import Draft, DraftTokens, DType, ReadySeconds, Target, ThreadsDrafter, ThreadsVerifier
+from minedraft.cli.stack_options import (
+    MODELS,
+    Draft,
+    DraftTokens,
+    ReadySeconds,
+    Target,
+    ThreadsDrafter,
+    ThreadsVerifier,
+)
 from minedraft.cli.up import describe_choice, describe_drafter
 from minedraft.client import Client
+from minedraft.config import AUTO
 from minedraft.generation import GenerateRequest, ServerInfo, SpeculationStats
+from minedraft.native import binding
 from minedraft.types import SamplingParams
 
 REPEATING: Final = (
@@ -40,10 +51,14 @@ DIFFERENT: Final = (
     "The two answers differ: this number type rounds otherwise in batches of other shapes. "
     "With --dtype float32 they agree."
 )
+UNSUITED: Final = (
+    "Its drafts were too seldom kept to pay. `minedraft up` chooses K by measurement, and K=0 where none pays."
+)
 LANES_HINT: Final = (
     "A single request keeps one lane busy. To see what two lanes do where drafting takes time, try\n"
     "  minedraft bench --simulate drafter=5ms,verifier=25ms,accept=0.8 --lanes 2     and the same with --lanes 1"
 )
+EXACT: Final = "float32"  # ties are rare enough that batches of other shapes do not change an answer
 WARM_UP_TOKENS: Final = 8
 
 
@@ -68,7 +83,14 @@ def demo(
     draft: Draft = "auto",
     draft_tokens: DraftTokens = "4",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens an answer at most")] = 128,
-    dtype: DType = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            help="the target's; auto: bfloat16 where this package's kernels compute the demo's target, else float32",
+            rich_help_panel=MODELS,
+        ),
+    ] = AUTO,
     threads_verifier: ThreadsVerifier = 0,
     threads_drafter: ThreadsDrafter = 0,
     ready_seconds: ReadySeconds = 300.0,
@@ -82,9 +104,12 @@ def demo(
     """
     console = Console(highlight=False, soft_wrap=True)
     models.ensure(target, draft)
+    native = dtype == AUTO and target == DEMO and _has_kernels()
     options = StackOptions(
-        target=target, draft=draft, draft_tokens=draft_tokens, dtype=dtype, threads_verifier=threads_verifier,
+        target=target, draft=draft, draft_tokens=draft_tokens, threads_verifier=threads_verifier,
         threads_drafter=threads_drafter, ready_seconds=ready_seconds, log_level="info" if verbose else "warning",
+        dtype="bfloat16" if native else EXACT if dtype == AUTO else dtype,
+        verifier_flags=("--kernels", "native") if native else (),
     )  # fmt: skip
     stack = Stack(options, log=LogLines()) if verbose else Stack(options)
     try:
@@ -102,6 +127,15 @@ def demo(
         stack.stop()
 
 
+def _has_kernels() -> bool:
+    """Whether the demo's target would be computed by this package's CPU kernels, which round alike in all batches."""
+    if binding.find()[0] is None:
+        return False
+    import torch  # it takes a second, which other commands need not wait
+
+    return not torch.cuda.is_available()
+
+
 def _introduce(console: Console, stack: Stack, info: ServerInfo, threads: int) -> None:
     target = info.target
     console.print("\nThree processes are serving:")
@@ -114,6 +148,7 @@ def _introduce(console: Console, stack: Stack, info: ServerInfo, threads: int) -
 
 def _compare(console: Console, client: Client, prompt: str, max_new_tokens: int, draft_tokens: str) -> None:
     """Stream the answer, then measure the same prompt without drafts."""
+    _run(client, prompt, 1, 0)  # now the verifier knows the prompt: the second run alone would have that saved
     console.print("\nThe answer, greedy, as it is committed:", style="bold")
     drafted = _run(client, prompt, max_new_tokens, None, write_text)
     write_text("\n")
@@ -162,6 +197,8 @@ def _conclusion(drafted: Run, plain: Run) -> str:
     speed = (
         f"Speculation made this answer {ratio:.2f} times as fast as plain decoding, on this machine and this prompt."
     )
+    if ratio < 1.0:
+        speed += f"\n{UNSUITED}"
     if same:
         return f"{speed}\nBoth answers are the same, token for token."
     return f"{speed}\n{DIFFERENT}"
