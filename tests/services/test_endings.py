@@ -22,6 +22,10 @@ Handler: TypeAlias = Callable[[bytes, Context], Awaitable[None]]
 FULL = Overloaded("too much")
 
 
+async def refusing(request: bytes, context: Context) -> None:
+    await refuse(context, FULL)
+
+
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[Any]:
     """What calls the handler, over loopback."""
@@ -37,24 +41,23 @@ async def serving(handler: Handler) -> AsyncIterator[Any]:
 
 
 async def test_a_client_that_waits_is_told() -> None:
-    async def handler(request: bytes, context: Context) -> None:
-        await refuse(context, FULL)
-
-    async with serving(handler) as call:
+    async with serving(refusing) as call:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in call(b""):
                 pass
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too much")
 
 
-async def test_that_a_client_has_left_is_no_fault() -> None:
+async def raised_after_departure(end: Handler) -> BaseException:
+    """What `end` raises in a handler whose client has left, so that nothing can be sent any more."""
+
     async def handler(request: bytes, context: Context) -> None:
         came.set()
         try:
             await asyncio.Event().wait()
-        except asyncio.CancelledError:  # the client has left, and nothing can be sent any more
+        except asyncio.CancelledError:
             try:
-                await refuse(context, FULL)
+                await end(request, context)
             except BaseException as error:
                 raised.set_result(error)
                 raise
@@ -66,30 +69,18 @@ async def test_that_a_client_has_left_is_no_fault() -> None:
         await came.wait()
         running.cancel()
         async with asyncio.timeout(10):
-            assert type(await raised) is asyncio.CancelledError
+            return await raised
+
+
+async def test_that_a_client_has_left_is_no_fault() -> None:
+    error = await raised_after_departure(refusing)
+    assert type(error) is asyncio.CancelledError
 
 
 async def test_grpcs_own_complaint_is_known() -> None:
-    """The same with gRPC's own `abort`: should that stop to fail one day, `refuse` is not needed any more."""
-
-    async def handler(request: bytes, context: Context) -> None:
-        came.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            try:
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much")
-            except Exception as error:
-                failed.set_result(error)
-
-    came = asyncio.Event()
-    failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-    async with serving(handler) as call:
-        running = call(b"")
-        await came.wait()
-        running.cancel()
-        async with asyncio.timeout(10):
-            error = await failed
+    """Should gRPC's own `abort` not fail there any more one day, `refuse` need not catch it."""
+    error = await raised_after_departure(lambda _, context: context.abort(grpc.StatusCode.INTERNAL, "too much"))
     complaint = logging.LogRecord("grpc", logging.ERROR, "", 0, "", (), (type(error), error, None))
+    assert isinstance(error, Exception)
     assert is_departure(complaint)
     assert not is_departure(logging.LogRecord("grpc", logging.ERROR, "", 0, "", (), None))
